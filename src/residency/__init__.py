@@ -1,0 +1,1 @@
+"""Fine-tunes language models into specialists, and proves it."""

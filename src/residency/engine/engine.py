@@ -1,0 +1,312 @@
+"""The only place where tensors are trained: one base model, and many named adapters or one full set of weights.
+
+    forward_backward({adapter: rows})   adds gradients
+    step({adapter: settings})           clips, updates, clears
+    logprobs(adapter | None, rows)      scores
+    sample(adapter | None, prompts)     generates
+    save / restore(adapter, folder)
+
+`None` is the base model. Several adapters given at once share each pass over the frozen base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import PeftConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
+
+from residency.data.messages import Rendered
+from residency.engine import attention, lora, state
+from residency.engine.batch import Pack, Segment, collate, needed_length, plan_packs
+from residency.engine.loss import linear_cross_entropy, logits_cross_entropy
+from residency.engine.memory import is_out_of_memory, release_memory
+from residency.engine.optim import StepSettings, adamw, step_sizes
+from residency.engine.sampling import Sampled, SamplingSettings, collect, stream
+from residency.errors import ResourceError
+
+FULL = "model"
+"""The name under which full fine-tuning trains the model's own weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What one adapter's rows came to."""
+
+    total: float
+    """Sum of the negative log-likelihoods, in nats."""
+    tokens: int
+    """Trained tokens."""
+    correct: int
+    """Of these, how many were the model's first choice."""
+
+    @property
+    def mean(self) -> float:
+        return self.total / max(1, self.tokens)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """One row's trained tokens under a model."""
+
+    logprobs: NDArray[np.float32]
+    """Shape (trained,), in nats."""
+    correct: NDArray[np.bool_]
+    """Shape (trained,): whether the token was the first choice."""
+
+
+@dataclass(slots=True)
+class _Trained:
+    """One named set of parameters, with its optimizer and what has been added since its last step."""
+
+    parameters: dict[str, nn.Parameter]
+    optimizer: torch.optim.AdamW
+    tokens: int = 0
+
+
+class Engine:
+    """Owns the model from now on: its attention, and for LoRA the layers' forward, are replaced.
+
+    `micro_batch_tokens` bounds the tokens of one pass; it is halved when memory runs out, at the same result.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        micro_batch_tokens: int = 2048,
+        packing: bool = True,
+        autocast: torch.dtype | None = None,
+        on_smaller_micro_batch: Callable[[int], None] = lambda tokens: None,
+    ) -> None:
+        self.model: Any = model.requires_grad_(False).eval()
+        self.device: torch.device = model.device
+        self.micro_batch_tokens = micro_batch_tokens
+        self.packing = packing
+        self.autocast = autocast
+        self.on_smaller_micro_batch = on_smaller_micro_batch
+        self._base = model
+        self._trained: dict[str, _Trained] = {}
+        self._routing = lora.Routing()
+        self._shared_passes = False
+        self._since_step: list[dict[str, Sequence[Rendered]]] = []
+        self._head = _plain_head(model)
+
+    # ---- adapters
+
+    def add_adapter(self, name: str, config: PeftConfig, *, seed: int = 0) -> None:
+        """Adds a trainable adapter in PEFT's own layers; its start depends on `seed` alone."""
+        torch.manual_seed(seed)
+        if isinstance(self.model, PeftModel):
+            self.model.add_adapter(name, config)
+        else:
+            self.model = get_peft_model(self._base, config, adapter_name=name)
+        self._shared_passes = lora.is_plain(self.model)
+        if self._shared_passes:
+            lora.use_shared_forward(self.model, self._routing)
+        self._head = _plain_head(self._base)
+        self._train(name, state.adapter_parameters(self.model, name))
+
+    def train_all_weights(self) -> None:
+        """Full fine-tuning: the model's own weights become trainable, under the name `model`."""
+        self._train(FULL, {name: p.requires_grad_(True) for name, p in self._base.named_parameters()})
+
+    def _train(self, name: str, parameters: dict[str, nn.Parameter]) -> None:
+        self._trained[name] = _Trained(parameters, adamw(parameters.values()))
+        for trained in self._trained.values():
+            for parameter in trained.parameters.values():
+                parameter.requires_grad_(True)
+
+    def trainable_parameters(self, name: str) -> int:
+        return sum(p.numel() for p in self._trained[name].parameters.values())
+
+    # ---- the five verbs
+
+    def forward_backward(self, batches: Mapping[str, Sequence[Rendered]]) -> dict[str, Loss]:
+        """Adds the gradients of the summed losses; `step` divides by the trained tokens added since the last one.
+
+        Raises ResourceError where not even one row fits into memory.
+        """
+        groups = [dict(batches)] if self._shared_passes else [{name: rows} for name, rows in batches.items()]
+        losses: dict[str, Loss] = {}
+        for group in groups:
+            self._since_step.append(group)
+            losses |= self._add_gradients(group)
+        return losses
+
+    def step(self, settings: Mapping[str, StepSettings]) -> dict[str, float]:
+        """One AdamW step for each adapter named. Returns the norm of each one's whole gradient before clipping."""
+        norms = {name: self._step(self._trained[name], one) for name, one in settings.items()}
+        self._since_step.clear()
+        return norms
+
+    def logprobs(self, adapter: str | None, rows: Sequence[Rendered]) -> list[Scores]:
+        """Each row's trained tokens, scored without gradients."""
+        scores: list[Scores | None] = [None] * len(rows)
+        with torch.no_grad(), self._active(adapter):
+            for pack in self._packs({adapter: rows}):
+                _, losses, correct = self._losses(pack)
+                owners = pack.row_of_target.cpu().numpy()
+                losses_np, correct_np = losses.cpu().numpy(), correct.cpu().numpy()
+                for position, row in enumerate(pack.rows):
+                    mine = owners == position
+                    scores[row] = Scores(-losses_np[mine], correct_np[mine])
+        return [one for one in scores if one is not None]
+
+    def sample(
+        self, adapter: str | None, prompts: Sequence[Sequence[int]], settings: SamplingSettings
+    ) -> list[Sampled]:
+        return collect(self.stream(adapter, prompts, settings), len(prompts), settings.stop_ids)
+
+    def stream(
+        self, adapter: str | None, prompts: Sequence[Sequence[int]], settings: SamplingSettings
+    ) -> Iterator[tuple[int, int]]:
+        """Yields `(index of the prompt, token id)` as they come, the stop token included."""
+        attention.install(self._base, packed=False)
+        with self._active(adapter), self._autocast():
+            self._routing.segments = (Segment(adapter, 0, 0),)
+            yield from stream(self.model, prompts, settings)
+
+    def save(self, name: str, folder: Path, *, optimizer: bool = True) -> None:
+        """Writes the adapter in PEFT's format (full: the weights) and, to go on training, its optimizer."""
+        state.save(self.model, name, self._trained[name].parameters, folder)
+        if optimizer:
+            state.save_optimizer(self._trained[name].optimizer, self._trained[name].parameters, folder)
+
+    def restore(self, name: str, folder: Path, *, optimizer: bool = True) -> None:
+        """Reads back what `save` wrote, to the bit."""
+        state.restore(self.model, name, self._trained[name].parameters, folder)
+        if optimizer:
+            state.restore_optimizer(self._trained[name].optimizer, self._trained[name].parameters, folder)
+
+    # ---- inside
+
+    def _add_gradients(self, group: Mapping[str, Sequence[Rendered]]) -> dict[str, Loss]:
+        """Where memory runs out, halves the micro-batch and repeats all that was added since the last step."""
+        todo = [group]
+        while True:
+            try:
+                return [self._run(one) for one in todo][-1]
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            self._shrink_micro_batch()
+            for trained in self._trained.values():
+                trained.optimizer.zero_grad()
+                trained.tokens = 0
+            todo = list(self._since_step)
+
+    def _run(self, group: Mapping[str, Sequence[Rendered]]) -> dict[str, Loss]:
+        totals = {name: Loss(0.0, 0, 0) for name in group}
+        with self._active(*group):
+            for pack in self._packs(group):
+                loss, losses, correct = self._losses(pack)
+                loss.backward()  # type: ignore[no-untyped-call]
+                for name, part in _by_adapter(pack, losses, correct).items():
+                    before = totals[name]
+                    totals[name] = Loss(
+                        before.total + part.total, before.tokens + part.tokens, before.correct + part.correct
+                    )
+        for name, total in totals.items():
+            self._trained[name].tokens += total.tokens
+        return totals
+
+    def _step(self, trained: _Trained, settings: StepSettings) -> float:
+        gradients = [p.grad for p in trained.parameters.values() if p.grad is not None]
+        if not gradients:
+            return 0.0
+        torch._foreach_mul_(gradients, 1.0 / max(1, trained.tokens))
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if settings.max_grad_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(trained.parameters.values(), settings.max_grad_norm, norm)
+        step_sizes(trained.optimizer, settings)
+        trained.optimizer.step()
+        trained.optimizer.zero_grad()
+        trained.tokens = 0
+        return float(norm)
+
+    def _packs(self, group: Mapping[Any, Sequence[Rendered]]) -> Iterator[Pack]:
+        members = [(name, index, row) for name, rows in group.items() for index, row in enumerate(rows)]
+        lengths = [needed_length(row) for _, _, row in members]
+        capacity = self.micro_batch_tokens if self.packing else 0
+        for plan in plan_packs(lengths, capacity):
+            groups: dict[str | None, list[tuple[int, Rendered]]] = {}
+            for name, index, row in (members[i] for i in plan):
+                groups.setdefault(name, []).append((index, row))
+            yield collate(groups, self.device)
+
+    def _losses(self, pack: Pack) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        attention.install(self._base, packed=True)
+        self._routing.segments = pack.segments
+        passed = {"input_ids": pack.input_ids, "position_ids": pack.position_ids, "bounds": pack.bounds}
+        with self._autocast():
+            if self._head is None:
+                logits = self._base(**passed, use_cache=False, logits_to_keep=pack.predictors).logits[0]
+                return logits_cross_entropy(logits, pack.targets)
+            hidden = self._base.base_model(**passed, use_cache=False).last_hidden_state[0]
+            return linear_cross_entropy(hidden[pack.predictors], self._head, pack.targets)
+
+    @contextmanager
+    def _active(self, *names: str | None) -> Iterator[None]:
+        """For layers that keep PEFT's own forward: one adapter at a time, or none."""
+        if not isinstance(self.model, PeftModel) or self._shared_passes:
+            yield
+            return
+        [name] = names
+        if name is None:
+            with self.model.disable_adapter():
+                yield
+            return
+        self.model.set_adapter(name)
+        for trained in self._trained.values():
+            for parameter in trained.parameters.values():
+                parameter.requires_grad_(True)
+        self.model.train()
+        try:
+            yield
+        finally:
+            self.model.eval()
+
+    def _autocast(self) -> Any:
+        return torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
+
+    def _shrink_micro_batch(self) -> None:
+        release_memory()
+        longest = max(needed_length(row) for group in self._since_step for rows in group.values() for row in rows)
+        if self.micro_batch_tokens <= longest or not self.packing:
+            raise ResourceError(
+                f"memory ran out on a single row of {longest} tokens",
+                code="out_of_memory",
+                hint="lower data.max_length_tokens, or use adapter.kind: qlora or a smaller model",
+            )
+        self.micro_batch_tokens = max(longest, min(self.micro_batch_tokens // 2, self.micro_batch_tokens - 1))
+        self.on_smaller_micro_batch(self.micro_batch_tokens)
+
+
+def _by_adapter(pack: Pack, losses: torch.Tensor, correct: torch.Tensor) -> dict[str, Loss]:
+    totals: dict[str, Loss] = {}
+    for segment in pack.segments:
+        mine = (pack.predictors >= segment.start) & (pack.predictors < segment.end)
+        totals[str(segment.adapter)] = Loss(float(losses[mine].sum()), int(mine.sum()), int(correct[mine].sum()))
+    return totals
+
+
+@torch.no_grad()
+def _plain_head(model: PreTrainedModel) -> nn.Linear | None:
+    """The head, if logits are nothing but its product with the last hidden state: tried out on a few tokens."""
+    head: Any = model.get_output_embeddings()
+    if type(head) is not nn.Linear or getattr(head, "bias", None) is not None:
+        return None
+    attention.install(model, packed=False)
+    ids = torch.arange(4, device=model.device)[None]
+    logits = model(input_ids=ids, use_cache=False).logits
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    return head if np.allclose(logits.float().cpu(), head(hidden).float().cpu(), rtol=1e-3, atol=1e-3) else None

@@ -1,0 +1,113 @@
+"""Text from a model: batched decoding with a key-value cache, greedy or at a temperature."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingSettings:
+    max_new_tokens: int
+    stop_ids: tuple[int, ...] = ()
+    temperature: float = 0.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    seed: int = 0
+    batch_size: int = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    token_ids: list[int]
+    """Without the stop token."""
+    finished: bool
+    """Whether the model ended itself, rather than at `max_new_tokens`."""
+
+
+def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """Length of the tokens all prompts begin with; at least one token of each prompt is left over."""
+    first, last = min(map(list, prompts)), max(map(list, prompts))
+    limit = min(len(prompt) for prompt in prompts) - 1
+    return next((i for i in range(limit) if first[i] != last[i]), limit)
+
+
+@torch.no_grad()
+def stream(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], settings: SamplingSettings
+) -> Iterator[tuple[int, int]]:
+    """Yields `(index of the prompt, token id)` as they come, the stop token included.
+
+    What all prompts share (a system turn, worked examples) passes through the model once.
+    """
+    device = model.device
+    generator = torch.Generator(device).manual_seed(settings.seed)
+    shared = common_prefix(prompts)
+    prefix = DynamicCache(config=model.config)
+    if shared:
+        model(input_ids=torch.tensor([list(prompts[0][:shared])], device=device), past_key_values=prefix,
+              logits_to_keep=1)  # fmt: skip
+    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    for start in range(0, len(by_length), settings.batch_size):
+        rows = by_length[start : start + settings.batch_size]
+        yield from _decode(model, {row: prompts[row][shared:] for row in rows}, copy.deepcopy(prefix), settings,
+                           generator)  # fmt: skip
+
+
+def _decode(
+    model: PreTrainedModel,
+    rests: dict[int, Sequence[int]],
+    cache: DynamicCache,
+    settings: SamplingSettings,
+    generator: torch.Generator,
+) -> Iterator[tuple[int, int]]:
+    """One batch, padded on the left between the shared prefix in `cache` and each prompt's rest."""
+    rows, device, shared = list(rests), model.device, cache.get_seq_length()
+    width = max(len(rest) for rest in rests.values())
+    padding = torch.tensor([width - len(rest) for rest in rests.values()], device=device)
+    ids = torch.tensor([[0] * (width - len(rest)) + list(rest) for rest in rests.values()], device=device)
+    column = torch.arange(width, device=device)
+    mask = torch.cat([ids.new_ones(len(rows), shared), (column >= padding[:, None]).long()], dim=1)
+    positions = (column - padding[:, None]).clamp(min=0) + shared
+    if shared:
+        cache.batch_repeat_interleave(len(rows))
+    for _ in range(settings.max_new_tokens):
+        logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache,
+                       logits_to_keep=1).logits[:, -1]  # fmt: skip
+        tokens = _choose(logits, settings, generator)
+        yield from zip(rows, tokens.tolist(), strict=True)
+        going = [i for i, token in enumerate(tokens.tolist()) if token not in settings.stop_ids]
+        if not going:
+            return
+        if len(going) < len(rows):
+            kept = torch.tensor(going, device=device)
+            cache.batch_select_indices(kept)
+            rows = [rows[i] for i in going]
+            tokens, mask, positions = tokens[kept], mask[kept], positions[kept]
+        ids, positions = tokens[:, None], positions[:, -1:] + 1
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+
+
+def _choose(logits: torch.Tensor, settings: SamplingSettings, generator: torch.Generator) -> torch.Tensor:
+    """logits (rows, vocabulary); returns (rows,)."""
+    if settings.temperature == 0:
+        return logits.argmax(dim=-1)
+    probabilities = (logits.float() / settings.temperature).softmax(dim=-1)
+    if settings.top_p < 1:
+        ordered, order = probabilities.sort(dim=-1, descending=True)
+        ordered[ordered.cumsum(dim=-1) - ordered > settings.top_p] = 0.0
+        probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered)
+    return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1)
+
+
+def collect(tokens: Iterator[tuple[int, int]], count: int, stop_ids: Sequence[int]) -> list[Sampled]:
+    """Gathers a stream into one answer per prompt."""
+    answers: list[list[int]] = [[] for _ in range(count)]
+    for row, token in tokens:
+        answers[row].append(token)
+    ended = [bool(ids) and ids[-1] in stop_ids for ids in answers]
+    return [Sampled(ids[:-1] if end else ids, end) for ids, end in zip(answers, ended, strict=True)]

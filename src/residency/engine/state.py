@@ -1,0 +1,59 @@
+"""Adapter, weights and optimizer as safetensors files, to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+ADAPTER = "adapter_model.safetensors"
+WEIGHTS = "model.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+
+
+def adapter_parameters(model: Any, name: str) -> dict[str, nn.Parameter]:
+    """The parameters PEFT added for the adapter `name`, by their full names."""
+    return {full: p for full, p in model.named_parameters() if f".{name}." in full or full.endswith(f".{name}")}
+
+
+def save(model: Any, name: str, parameters: Mapping[str, nn.Parameter], folder: Path) -> None:
+    """An adapter in PEFT's format, readable by PEFT alone; else the weights under their own names."""
+    configs = getattr(model, "peft_config", {})
+    if name not in configs:
+        save_file({key: p.detach().contiguous() for key, p in parameters.items()}, folder / WEIGHTS)
+        return
+    tensors = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    save_file({key: t.contiguous() for key, t in tensors.items()}, folder / ADAPTER, metadata={"format": "pt"})
+    configs[name].save_pretrained(str(folder))
+
+
+def restore(model: Any, name: str, parameters: Mapping[str, nn.Parameter], folder: Path) -> None:
+    if name in getattr(model, "peft_config", {}):
+        set_peft_model_state_dict(model, load_file(folder / ADAPTER), adapter_name=name)
+        return
+    tensors = load_file(folder / WEIGHTS)
+    with torch.no_grad():
+        for key, parameter in parameters.items():
+            parameter.copy_(tensors[key])
+
+
+def save_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], folder: Path) -> None:
+    tensors = {
+        f"{name}|{key}": value.contiguous()
+        for name, parameter in parameters.items()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+    save_file(tensors, folder / OPTIMIZER)
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], folder: Path) -> None:
+    optimizer.state.clear()
+    for key, value in load_file(folder / OPTIMIZER).items():
+        name, _, slot = key.rpartition("|")
+        parameter = parameters[name]
+        optimizer.state[parameter][slot] = value.to(parameter.device) if slot != "step" else value

@@ -1,0 +1,201 @@
+"""A run is a folder. This page names its files and the records in them.
+
+    runs/<name>/
+      config.yaml      what the user wrote, with overrides applied
+      resolved.json    what ran: every value, and the reason of each that was `auto`
+      audit.json       what was found in the data
+      metrics.jsonl    one Metric a line: training steps and held-out measurements
+      events.jsonl     one Event a line: everything that was decided, dropped, warned of or recovered from
+      checkpoints/     step-000050/ …, each complete and checksummed
+      adapter/         the result in PEFT's format (full fine-tuning: model/)
+      eval/            <test>.<model>.json, one EvalResult each
+      summary.json     one Summary: what the run came to
+      report.html, report.md
+      error.json       only after a failure
+
+Every record carries the version of its schema; a reader refuses a newer one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from residency import durable
+from residency.errors import ResidencyError, RunError
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    version: Literal[1] = 1
+
+
+class Metric(Record):
+    step: int
+    """Optimizer steps done."""
+    epoch: float
+    """Passes over the training rows done."""
+    split: Literal["train", "eval"]
+    loss: float
+    """Mean negative log-likelihood in nats per trained token."""
+    tokens: int
+    """Trained tokens this loss is the mean of."""
+    token_accuracy: float | None = None
+    """Share of trained tokens that were the model's first choice."""
+    learning_rate: float | None = None
+    grad_norm: float | None = None
+    """Norm of the whole gradient before clipping."""
+    tokens_per_second: float | None = None
+    """Real tokens, prompts included and padding excluded."""
+    seconds: float
+    """Training time since the start, over all attempts."""
+
+
+class Event(Record):
+    time: float = Field(default_factory=time.time)
+    """Unix seconds."""
+    level: Literal["info", "warning", "error"] = "info"
+    kind: str
+    """A stable name for programs, for example `rows_dropped`."""
+    message: str
+    """A sentence for people."""
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+class Grade(Record):
+    score: float
+    """The grader's score."""
+    passed: bool | None
+    """Whether it counts as right; null where the grader gives only a score."""
+    error: str | None = None
+    """Why no score could be given (the score is then 0)."""
+
+
+class Answer(Record):
+    row: int
+    """Position in the test file, from 0."""
+    prompt: str
+    """What the model was asked, as readable text."""
+    reference: str
+    output: str
+    finished: bool
+    """Whether the model ended its turn itself, rather than at the token limit."""
+    tokens: int
+    grades: dict[str, Grade]
+    """By the grader's name."""
+
+
+class Interval(Record):
+    value: float
+    low: float
+    high: float
+    """95 % confidence limits."""
+    n: int
+
+
+class EvalResult(Record):
+    test: str
+    """The test's name: `test`, or a key of `eval.more_tests`."""
+    model: str
+    """`base`, `base-6-shot`, `tuned` …"""
+    summaries: dict[str, Interval]
+    """By grader: the share that passed (Wilson), or the mean score (bootstrap)."""
+    answers: list[Answer]
+    seconds: float
+
+
+class Comparison(Record):
+    test: str
+    grader: str
+    before: Interval
+    after: Interval
+    gain: Interval
+    """The paired difference (bootstrap)."""
+    p_value: float | None
+    """Exact McNemar test; null where answers have no pass or fail."""
+    wins: list[int]
+    """Rows that failed before and pass now."""
+    losses: list[int]
+    """Rows that passed before and fail now."""
+    baseline: str
+    """The model that is compared with, as named in its EvalResult."""
+
+
+class Summary(Record):
+    status: Literal["finished", "stopped_early"]
+    steps: int
+    epochs: float
+    best_step: int | None
+    """The checkpoint whose weights are the result; null without held-out rows."""
+    train_loss: float
+    eval_loss: float | None
+    rows: dict[str, int]
+    """Counts: read, trained on, held out, dropped, by name."""
+    tokens: int
+    """Real tokens that passed through training."""
+    trained_tokens: int
+    tokens_per_second: float
+    peak_memory_bytes: int
+    seconds: dict[str, float]
+    """Wall time by stage."""
+    environment: dict[str, str]
+    """Versions and device."""
+
+
+R = TypeVar("R", bound=Record)
+
+
+class RunFolder:
+    """Reads and writes one run's files; owns no other state."""
+
+    def __init__(self, path: Path, listener: Callable[[Event], None] | None = None) -> None:
+        self.path = path
+        self.listener = listener
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def say(
+        self, kind: str, message: str, *, level: Literal["info", "warning", "error"] = "info", **data: Any
+    ) -> None:
+        """Writes an event and shows it to whoever listens."""
+        event = Event(level=level, kind=kind, message=message, data=data)
+        self.append("events.jsonl", event)
+        if self.listener:
+            self.listener(event)
+
+    def append(self, name: str, record: Record) -> None:
+        durable.append_line(self / name, record.model_dump_json(exclude_none=True))
+
+    def write(self, name: str, record: Record) -> None:
+        (self / name).parent.mkdir(parents=True, exist_ok=True)
+        durable.write_json(self / name, record.model_dump(mode="json"))
+
+    def read(self, name: str, kind: type[R]) -> R:
+        """Raises RunError where the file is missing, damaged or of a newer version."""
+        try:
+            return kind.model_validate_json((self / name).read_bytes())
+        except FileNotFoundError:
+            raise RunError(
+                f"{self.path} has no {name}", hint="the run has not come that far", param=name
+            ) from None
+        except ValidationError as error:
+            raise RunError(f"{self / name} cannot be read: {error.errors()[0]['msg']}", param=name) from error
+
+    def metrics(self) -> list[Metric]:
+        return [Metric.model_validate(row) for row in durable.read_jsonl(self / "metrics.jsonl")]
+
+    def events(self) -> list[Event]:
+        return [Event.model_validate(row) for row in durable.read_jsonl(self / "events.jsonl")]
+
+    def eval_results(self) -> list[EvalResult]:
+        return [self.read(f"eval/{path.name}", EvalResult) for path in sorted((self / "eval").glob("*.json"))]
+
+    def fail(self, error: ResidencyError) -> None:
+        """Leaves the reason in `error.json` for whoever looks at the folder later."""
+        durable.write_json(self / "error.json", error.as_record())

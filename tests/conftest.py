@@ -1,0 +1,46 @@
+"""Small real models and rows, made on the spot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from residency.data.messages import Origin, Rendered
+
+torch.set_num_threads(1)
+
+
+def tiny_llama(seed: int = 0, **changes: int | bool) -> LlamaForCausalLM:
+    """Two layers, grouped heads, random weights."""
+    torch.manual_seed(seed)
+    settings = dict(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=300, max_position_embeddings=512, tie_word_embeddings=True, initializer_range=0.1,
+    )  # fmt: skip
+    return LlamaForCausalLM(LlamaConfig(**(settings | changes))).eval()
+
+
+def random_rows(count: int, *, longest: int = 40, seed: int = 0, vocab: int = 300) -> list[Rendered]:
+    """Rows of different lengths whose second half is trained."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for index in range(count):
+        length = int(random.integers(4, longest))
+        trained = np.arange(length) >= length // 2
+        ids = random.integers(3, vocab, length).astype(np.int32)
+        rows.append(Rendered(ids, trained, Origin("random", index + 1)))
+    return rows
+
+
+@pytest.fixture
+def make_model() -> Callable[..., LlamaForCausalLM]:
+    return tiny_llama
+
+
+@pytest.fixture
+def make_rows() -> Callable[..., list[Rendered]]:
+    return random_rows
