@@ -27,11 +27,14 @@ from transformers import PreTrainedModel
 from residency.data.messages import Rendered
 from residency.engine import attention, lora, state
 from residency.engine.batch import Pack, Segment, collate, needed_length, plan_packs
+from residency.engine.fast import FastPath
+from residency.engine.late import Late, LateFloats
 from residency.engine.loss import linear_cross_entropy, logits_cross_entropy
 from residency.engine.memory import is_out_of_memory, release_memory
 from residency.engine.optim import StepSettings, adamw, step_sizes
 from residency.engine.sampling import Sampled, SamplingSettings, collect, stream
-from residency.errors import ResourceError
+from residency.engine.speed import Speed, choose
+from residency.errors import ConfigError, ResourceError
 
 FULL = "model"
 """The name under which full fine-tuning trains the model's own weights."""
@@ -39,14 +42,22 @@ FULL = "model"
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """What one adapter's rows came to."""
+    """What one adapter's rows came to; the device may still be working on it, and whoever reads it waits."""
 
-    total: float
-    """Sum of the negative log-likelihoods, in nats."""
+    sums: Late
+    """Shape (2,): `total` and `correct`."""
     tokens: int
     """Trained tokens."""
-    correct: int
-    """Of these, how many were the model's first choice."""
+
+    @property
+    def total(self) -> float:
+        """Sum of the negative log-likelihoods, in nats."""
+        return float(self.sums.read()[0])
+
+    @property
+    def correct(self) -> int:
+        """How many of the trained tokens were the model's first choice."""
+        return int(self.sums.read()[1])
 
     @property
     def mean(self) -> float:
@@ -76,6 +87,7 @@ class Engine:
     """Owns the model from now on: its attention, and for LoRA the layers' forward, are replaced.
 
     `micro_batch_tokens` bounds the tokens of one pass; it is halved when memory runs out, at the same result.
+    `reasons` says which speed-ups are used, and why not the others.
     """
 
     def __init__(
@@ -85,6 +97,7 @@ class Engine:
         micro_batch_tokens: int = 2048,
         packing: bool = True,
         autocast: torch.dtype | None = None,
+        speed: Speed | None = None,
         on_smaller_micro_batch: Callable[[int], None] = lambda tokens: None,
     ) -> None:
         self.model: Any = model.requires_grad_(False).eval()
@@ -99,6 +112,9 @@ class Engine:
         self._shared_passes = False
         self._since_step: list[dict[str, Sequence[Rendered]]] = []
         self._head = _plain_head(model)
+        self._speed = speed or Speed()
+        self._fast: FastPath | None = None
+        self.reasons: dict[str, str] = {}
 
     # ---- adapters
 
@@ -112,8 +128,9 @@ class Engine:
         self._shared_passes = lora.is_plain(self.model)
         if self._shared_passes:
             lora.use_shared_forward(self.model, self._routing)
-        self._head = _plain_head(self._base)
+        self._head = _plain_head(self._base) if self._fast is None else self._head
         self._train(name, state.adapter_parameters(self.model, name))
+        self._choose_speed()
 
     def train_all_weights(self) -> None:
         """Full fine-tuning: the model's own weights become trainable, under the name `model`."""
@@ -124,6 +141,19 @@ class Engine:
         for trained in self._trained.values():
             for parameter in trained.parameters.values():
                 parameter.requires_grad_(True)
+
+    def _choose_speed(self) -> None:
+        plain = self._shared_passes and lora.only_in_layers(self.model)
+        if self._fast is None:
+            speed, self.reasons = choose(self._speed, self._base, plain_lora=plain, autocast=self.autocast is not None)
+            self._fast = FastPath(self._base, speed) if speed.fused else None
+        if self._fast is not None:
+            if not plain:
+                raise ConfigError(
+                    "adapters of different kinds cannot share fused passes",
+                    hint="give each kind an engine of its own, or switch speed.fused off",
+                )
+            self._fast.use(self.model, list(self._trained))
 
     def trainable_parameters(self, name: str) -> int:
         return sum(p.numel() for p in self._trained[name].parameters.values())
@@ -142,14 +172,26 @@ class Engine:
             losses |= self._add_gradients(group)
         return losses
 
-    def step(self, settings: Mapping[str, StepSettings]) -> dict[str, float]:
+    def step(self, settings: Mapping[str, StepSettings]) -> Mapping[str, float]:
         """One AdamW step for each adapter named. Returns the norm of each one's whole gradient before clipping."""
-        norms = {name: self._step(self._trained[name], one) for name, one in settings.items()}
         self._since_step.clear()
-        return norms
+        if self._fast is None:
+            return {name: self._step(self._trained[name], one) for name, one in settings.items()}
+        trained = {name: self._trained[name] for name in settings}
+        norms = self._fast.step(
+            {name: one.optimizer for name, one in trained.items()},
+            settings,
+            {name: one.tokens for name, one in trained.items()},
+        )
+        for one in trained.values():
+            one.tokens = 0
+        return LateFloats(list(settings), norms)
 
     def logprobs(self, adapter: str | None, rows: Sequence[Rendered]) -> list[Scores]:
         """Each row's trained tokens, scored without gradients."""
+        if self._fast is not None:
+            parts = self._fast.logprobs(adapter, rows, self.micro_batch_tokens)
+            return [Scores(-losses.numpy(), correct.numpy()) for losses, correct in parts]
         scores: list[Scores | None] = [None] * len(rows)
         with torch.no_grad(), self._active(adapter):
             for pack in self._packs({adapter: rows}):
@@ -186,6 +228,8 @@ class Engine:
         state.restore(self.model, name, self._trained[name].parameters, folder)
         if optimizer:
             state.restore_optimizer(self._trained[name].optimizer, self._trained[name].parameters, folder)
+        if self._fast is not None:
+            self._fast.restored([name])
 
     # ---- inside
 
@@ -202,22 +246,33 @@ class Engine:
             for trained in self._trained.values():
                 trained.optimizer.zero_grad()
                 trained.tokens = 0
+            if self._fast is not None:
+                self._fast.clear()
             todo = list(self._since_step)
 
     def _run(self, group: Mapping[str, Sequence[Rendered]]) -> dict[str, Loss]:
-        totals = {name: Loss(0.0, 0, 0) for name in group}
+        if self._fast is not None:
+            sums = self._fast.forward_backward(group, self.micro_batch_tokens, packing=self.packing)
+        else:
+            sums = self._gradients(group)
+        losses = {}
+        for name, rows in group.items():
+            tokens = sum(int(row.trained.sum()) for row in rows)
+            self._trained[name].tokens += tokens
+            losses[name] = Loss(Late(sums[name]), tokens)
+        return losses
+
+    def _gradients(self, group: Mapping[str, Sequence[Rendered]]) -> dict[str, torch.Tensor]:
+        """For each adapter the sum of the losses and the number of right first choices, shape (2,)."""
+        sums = {name: torch.zeros(2, dtype=torch.float64, device=self.device) for name in group}
         with self._active(*group):
             for pack in self._packs(group):
                 loss, losses, correct = self._losses(pack)
                 loss.backward()  # type: ignore[no-untyped-call]
-                for name, part in _by_adapter(pack, losses, correct).items():
-                    before = totals[name]
-                    totals[name] = Loss(
-                        before.total + part.total, before.tokens + part.tokens, before.correct + part.correct
-                    )
-        for name, total in totals.items():
-            self._trained[name].tokens += total.tokens
-        return totals
+                for segment in pack.segments:
+                    mine = (pack.predictors >= segment.start) & (pack.predictors < segment.end)
+                    sums[str(segment.adapter)] += torch.stack([(losses * mine).sum(), (correct & mine).sum()])
+        return sums
 
     def _step(self, trained: _Trained, settings: StepSettings) -> float:
         gradients = [p.grad for p in trained.parameters.values() if p.grad is not None]
@@ -289,14 +344,6 @@ class Engine:
             )
         self.micro_batch_tokens = max(longest, min(self.micro_batch_tokens // 2, self.micro_batch_tokens - 1))
         self.on_smaller_micro_batch(self.micro_batch_tokens)
-
-
-def _by_adapter(pack: Pack, losses: torch.Tensor, correct: torch.Tensor) -> dict[str, Loss]:
-    totals: dict[str, Loss] = {}
-    for segment in pack.segments:
-        mine = (pack.predictors >= segment.start) & (pack.predictors < segment.end)
-        totals[str(segment.adapter)] = Loss(float(losses[mine].sum()), int(mine.sum()), int(correct[mine].sum()))
-    return totals
 
 
 @torch.no_grad()

@@ -91,6 +91,13 @@ def is_plain(model: nn.Module) -> bool:
     return bool(layers) and all(_is_plain_layer(layer) for layer in layers)
 
 
+def only_in_layers(model: nn.Module) -> bool:
+    """Whether nothing outside the decoder's layers (embedding, head) has an adapter or is trained."""
+    adapted = [name for name, m in model.named_modules() if isinstance(m, LoraLayer)]
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    return all(".layers." in name for name in adapted) and all(".lora_" in name for name in trained)
+
+
 def _is_plain_layer(layer: BaseTunerLayer) -> bool:
     linear = (
         isinstance(layer, LoraLayer)
