@@ -21,9 +21,7 @@ from tests.numerics.test_sft_equals_plain import LORA, NAMES, assert_same, plain
 FUSED = Speed(fused=True)
 
 
-def fused_gradients(
-    engine: Engine, batches: Sequence[Sequence[Rendered]]
-) -> tuple[float, dict[str, torch.Tensor]]:
+def fused_gradients(engine: Engine, batches: Sequence[Sequence[Rendered]]) -> tuple[float, dict[str, torch.Tensor]]:
     losses = [engine.forward_backward({"one": batch})["one"] for batch in batches]
     tokens = sum(loss.tokens for loss in losses)
     assert engine._fast is not None

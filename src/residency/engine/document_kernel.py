@@ -85,9 +85,7 @@ def _check_size(q: torch.Tensor, documents: Documents) -> None:
         raise ValueError(f"{tokens} tokens in {len(documents.cu_seqlens)} documents are too many for one pass")
 
 
-def _by_sdpa(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, documents: Documents, scale: float
-) -> torch.Tensor:
+def _by_sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, documents: Documents, scale: float) -> torch.Tensor:
     outputs = []
     for start, end in itertools.pairwise(documents.bounds):
         one = [x[None, start:end].transpose(1, 2) for x in (q, k, v)]

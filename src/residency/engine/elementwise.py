@@ -85,30 +85,49 @@ def _offset(q: torch.Tensor, k: torch.Tensor) -> int:
     return (q.shape[1] + k.shape[1]) * q.shape[2]
 
 
-def swiglu(gate_up: torch.Tensor, quantize: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """gate_up (tokens, 2 * width): silu(gate) * up, and its quantized rows and scales."""
-    if kernels := _triton(gate_up):
-        return kernels.swiglu(gate_up, quantize)  # type: ignore[no-any-return]
-    gate, up = gate_up.chunk(2, dim=1)
-    h = F.silu(gate) * up
-    return h, *_quantized(h, quantize)
+def batched(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """x (tokens, in), w (count, in, out): the i-th share of the rows times w[i]."""
+    return (x.unflatten(0, (len(w), -1)) @ w).flatten(0, 1)
 
 
-def swiglu_backward(gate_up: torch.Tensor, grad_h: torch.Tensor, quantize: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Puts the gradient in the place of `gate_up`, and silu(gate) * up, formed again, in the place of `grad_h`.
+def swiglu(
+    gate_up: torch.Tensor, inner: torch.Tensor | None, b: torch.Tensor | None, a: torch.Tensor | None, quantize: bool
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor]:
+    """h = silu(gate) * up of gate_up + inner b', gate_up (tokens, 2 * width), which itself stays as it is.
 
-    Returns the gradient's quantized rows and scales.
+    b (adapters, 2 * width, rank) and `inner` (tokens, rank) are the update of the adapters on gate and up, None if
+    there are none; a (adapters, rank, width) begins the next one. Returns h, h a', and the quantized rows and scales.
     """
     if kernels := _triton(gate_up):
-        return kernels.swiglu_backward(gate_up, grad_h, quantize)  # type: ignore[no-any-return]
-    gate, up = (part.float() for part in gate_up.chunk(2, dim=1))
-    grad, sigmoid = grad_h.float(), gate.sigmoid()
+        return kernels.swiglu(gate_up, inner, b, a, quantize)  # type: ignore[no-any-return]
+    gate, up = _updated(gate_up, inner, b).chunk(2, dim=1)
+    h = F.silu(gate) * up
+    return h, None if a is None else batched(h, a.mT), *_quantized(h, quantize)
+
+
+def swiglu_backward(
+    gate_up: torch.Tensor, grad_h: torch.Tensor, inner: torch.Tensor | None, b: torch.Tensor | None,
+    grad_inner_next: torch.Tensor | None, a: torch.Tensor | None, quantize: bool,
+) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:  # fmt: skip
+    """From the gradient grad_h + grad_inner_next a: puts the gradient for gate_up in its place, and h, formed again,
+    in the place of grad_h. Returns the gradient for `inner`, and that for gate_up quantized."""
+    if kernels := _triton(gate_up):
+        return kernels.swiglu_backward(  # type: ignore[no-any-return]
+            gate_up, grad_h, inner, b, grad_inner_next, a, quantize
+        )
+    gate, up = (part.float() for part in _updated(gate_up, inner, b).chunk(2, dim=1))
+    grad = _updated(grad_h, grad_inner_next, None if a is None else a.mT).float()
+    sigmoid = gate.sigmoid()
     silu = (gate * sigmoid).to(grad_h.dtype).float()
     grad_gate = grad * up * (sigmoid + gate * sigmoid * (1 - sigmoid))
     grad_gate_up = torch.cat([grad_gate, grad * silu], dim=1)
     grad_h.copy_(silu * up)
     gate_up.copy_(grad_gate_up)
-    return _quantized(gate_up, quantize)
+    return None if b is None else batched(gate_up, b), *_quantized(gate_up, quantize)
+
+
+def _updated(x: torch.Tensor, inner: torch.Tensor | None, b: torch.Tensor | None) -> torch.Tensor:
+    return x if inner is None or b is None else x + batched(inner, b.mT)
 
 
 def cross_entropy(logits: torch.Tensor, targets: torch.Tensor, gradient: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -81,9 +81,7 @@ class FastPath:
         def work(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
             ids, positions, cu_seqlens, predictors, targets = inputs
             documents = replace(tensors.documents, cu_seqlens=cu_seqlens)
-            results = self.decoder.forward_backward(
-                Pass(ids, positions, documents, predictors, targets, tensors.slots)
-            )
+            results = self.decoder.forward_backward(Pass(ids, positions, documents, predictors, targets, tensors.slots))
             return torch.stack([part.view(tensors.slots.count, -1).sum(dim=1).float() for part in results], dim=1)
 
         return self.graphs.run(one.key, inputs, work) if self.graphs else work(inputs)

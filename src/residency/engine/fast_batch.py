@@ -48,9 +48,7 @@ def passes(
     at_once = max(1, capacity // max(1, longest))
     for run in _neighbours(sorted(numbers), at_once) if numbers else [[None]]:
         share = _round_up(max(capacity // len(run), longest), TOKENS_MULTIPLE)
-        plans = [
-            plan_packs([needed_length(row) for row in rows_of[number]], share if packing else 0) for number in run
-        ]
+        plans = [plan_packs([needed_length(row) for row in rows_of[number]], share if packing else 0) for number in run]
         first = run[0]
         slots = Slots(0, 0) if first is None else Slots(first, len(run))
         for turn in range(max(len(plan) for plan in plans)):

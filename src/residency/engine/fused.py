@@ -63,16 +63,17 @@ class FusedLayer:
         self, grad: torch.Tensor, kept_all: tuple[Any, ...], one: Pass, angles: Any, wants_input: bool
     ) -> torch.Tensor:
         x, inverse, inner, qkv, out, kept, inner_o = kept_all
-        grad_out, grad_inner = self.o.backward(grad, inner_o, one.slots)
-        assert grad_out is not None
+        grad_inner = self.o.backward_b(grad, inner_o, one.slots)
+        grad_out = self.o.backward(grad, grad_inner, one.slots)
         self.o.backward_a(out, grad_inner, one.slots)
         grads = attend_backward(self._one(grad_out), *self._heads(qkv), one.documents, self.scale, kept)
         ew.rope(*grads, qkv, *angles, inverse=True)
-        grad_y, grad_inner = self.qkv.backward(qkv, inner, one.slots, wants_input=wants_input)
-        if grad_y is None:
+        grad_inner = self.qkv.backward_b(qkv, inner, one.slots)
+        if not wants_input:
             y, *_ = self._norm(0, x)
             self.qkv.backward_a(y, grad_inner, one.slots)
             return grad
+        grad_y = self.qkv.backward(qkv, grad_inner, one.slots)
         grad = ew.rms_norm_backward(grad_y, x, self.norms[0].weight, inverse, grad)
         self.qkv.backward_a(grad_y, grad_inner, one.slots)
         return grad
@@ -80,21 +81,25 @@ class FusedLayer:
     def mlp_half(self, x: torch.Tensor, one: Pass) -> tuple[torch.Tensor, tuple[Any, ...]]:
         """x + down(silu(gate(norm(x))) * up(norm(x))), and what its backward pass needs."""
         y, inverse, *quantized = self._norm(1, x)
-        gate_up, inner = self.gate_up.forward(y, one.slots, quantized=self._if_fp8(*quantized))
+        inner = self.gate_up.inner(y, one.slots)
+        gate_up = self.gate_up.base(y, self._if_fp8(*quantized))
         del y, quantized
-        h, *quantized = ew.swiglu(gate_up, self.fp8)
-        z, inner_down = self.down.forward(h, one.slots, quantized=self._if_fp8(*quantized), residual=x)
+        b, a = self.gate_up.b(one.slots), self.down.a(one.slots)
+        h, inner_down, *quantized = ew.swiglu(gate_up, inner, b, a, self.fp8)
+        z, _ = self.down.forward(h, one.slots, quantized=self._if_fp8(*quantized), residual=x, inner=inner_down)
         return z, (x, inverse, inner, gate_up, inner_down)
 
     def mlp_half_backward(self, grad: torch.Tensor, kept: tuple[Any, ...], one: Pass) -> torch.Tensor:
         x, inverse, inner, gate_up, inner_down = kept
-        h, grad_inner = self.down.backward(grad, inner_down, one.slots)
-        assert h is not None
-        quantized = ew.swiglu_backward(gate_up, h, self.fp8)
-        self.down.backward_a(h, grad_inner, one.slots)
+        grad_inner_down = self.down.backward_b(grad, inner_down, one.slots)
+        h = self.down.base_backward(grad)
+        b, a = self.gate_up.b(one.slots), self.down.a(one.slots)
+        grad_inner, *quantized = ew.swiglu_backward(gate_up, h, inner, b, grad_inner_down, a, self.fp8)
+        self.down.backward_a(h, grad_inner_down, one.slots)
         del h
-        grad_y, grad_inner = self.gate_up.backward(gate_up, inner, one.slots, quantized=self._if_fp8(*quantized))
-        assert grad_y is not None
+        self.gate_up.backward_b(gate_up, inner, one.slots, wants_inner=False)
+        grad_y = self.gate_up.backward(gate_up, grad_inner, one.slots, quantized=self._if_fp8(*quantized))
+        del gate_up, quantized
         grad = ew.rms_norm_backward(grad_y, x, self.norms[1].weight, inverse, grad)
         self.gate_up.backward_a(grad_y, grad_inner, one.slots)
         return grad
@@ -179,6 +184,7 @@ class FusedDecoder:
             results.append(ew.cross_entropy(logits, one.targets[chunk], gradient))
             if gradient:
                 torch.mm(logits, self.head, out=y[chunk])
+            del logits  # before the next ones are made
         losses, correct = (torch.cat(parts) for parts in zip(*results, strict=True))
         if not gradient:
             return losses, correct, None

@@ -57,17 +57,52 @@ class Product:
             self.weight = Fp8Weight.of(weight, linears)
         self.stack: Stack | None = None
 
+    def a(self, slots: Slots) -> torch.Tensor | None:
+        """The A matrices of the pass, shape (adapters, rank, in); None without adapters."""
+        return None if self.stack is None or not slots.count else self.stack.a[slots.first : slots.first + slots.count]
+
+    def b(self, slots: Slots) -> torch.Tensor | None:
+        """The B matrices of the pass, shape (adapters, out, rank)."""
+        return None if self.stack is None or not slots.count else self.stack.b[slots.first : slots.first + slots.count]
+
+    def base(self, x: torch.Tensor, quantized: Quantized | None = None) -> torch.Tensor:
+        """x W' + bias alone."""
+        if isinstance(self.weight, Fp8Weight):
+            y = self.weight.forward(x, quantized)
+            return y if self.bias is None else y.add_(self.bias)
+        return torch.nn.functional.linear(x, self.weight, self.bias)
+
+    def base_backward(self, grad: torch.Tensor, quantized: Quantized | None = None) -> torch.Tensor:
+        """grad W."""
+        return self.weight.backward(grad, quantized) if isinstance(self.weight, Fp8Weight) else grad @ self.weight
+
+    def inner(self, x: torch.Tensor, slots: Slots) -> torch.Tensor | None:
+        """x A'."""
+        a = self.a(slots)
+        return None if a is None else _batched(x, a.mT)
+
+    def backward_b(
+        self, grad: torch.Tensor, inner: torch.Tensor | None, slots: Slots, *, wants_inner: bool = True
+    ) -> torch.Tensor | None:
+        """Adds B's gradient. Returns the one for x A'."""
+        b = self.b(slots)
+        if b is None or inner is None or self.stack is None:
+            return None
+        _accumulate(self.stack.grad_b[slots.first : slots.first + slots.count], grad, inner)
+        return _batched(grad, b) if wants_inner else None
+
     def forward(
-        self, x: torch.Tensor, slots: Slots, *, quantized: Quantized | None = None, residual: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Returns the product (plus `residual`), and x A' for the backward pass.
+        self, x: torch.Tensor, slots: Slots, *, quantized: Quantized | None = None,
+        residual: torch.Tensor | None = None, inner: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
+        """Returns the product (plus `residual`), and x A' for the backward pass, unless it is given.
 
         The update is formed first and the large product added onto it, so that y is not read and written again.
         """
-        inner, y = None, residual
-        if self.stack is not None and slots.count:
-            inner = _batched(x, self.stack.a[slots.first : slots.first + slots.count].mT)
-            b = self.stack.b[slots.first : slots.first + slots.count]
+        y, b = residual, self.b(slots)
+        if b is not None:
+            inner = self.inner(x, slots) if inner is None else inner
+            assert inner is not None
             if isinstance(self.weight, Fp8Weight):
                 y = _batched(inner, b.mT, onto=self.weight.forward(x, quantized))
                 y = y if residual is None else y.add_(residual)
@@ -83,26 +118,15 @@ class Product:
         return (y if self.bias is None else y.add_(self.bias)), inner
 
     def backward(
-        self, grad: torch.Tensor, inner: torch.Tensor | None, slots: Slots, *, quantized: Quantized | None = None,
-        wants_input: bool = True,
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:  # fmt: skip
-        """Adds B's gradient. Returns the gradient for x, and the one for x A', which `backward_a` needs with x."""
-        grad_inner, grad_x = None, None
-        if self.stack is not None and inner is not None:
-            one = slice(slots.first, slots.first + slots.count)
-            grad_inner = _batched(grad, self.stack.b[one])
-            _accumulate(self.stack.grad_b[one], grad, inner)
-            if wants_input and not isinstance(self.weight, Fp8Weight):
-                grad_x = _batched(grad_inner, self.stack.a[one])
-        if not wants_input:
-            return None, grad_inner
+        self, grad: torch.Tensor, grad_inner: torch.Tensor | None, slots: Slots, *, quantized: Quantized | None = None
+    ) -> torch.Tensor:  # fmt: skip
+        """The gradient for x, from the one for x A'."""
+        a = self.a(slots)
+        if a is None or grad_inner is None:
+            return self.base_backward(grad, quantized)
         if isinstance(self.weight, Fp8Weight):
-            grad_x = self.weight.backward(grad, quantized)
-            if grad_inner is not None and self.stack is not None:
-                grad_x = _batched(grad_inner, self.stack.a[slots.first : slots.first + slots.count], onto=grad_x)
-        else:
-            grad_x = grad @ self.weight if grad_x is None else grad_x.addmm_(grad, self.weight)
-        return grad_x, grad_inner
+            return _batched(grad_inner, a, onto=self.weight.backward(grad, quantized))
+        return _batched(grad_inner, a).addmm_(grad, self.weight)
 
     def backward_a(self, x: torch.Tensor, grad_inner: torch.Tensor | None, slots: Slots) -> None:
         if self.stack is not None and grad_inner is not None:

@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 
 E4M3_MAX = tl.constexpr(448.0)
+COLUMNS, WARPS, STAGES = 64, 4, 2
+"""Of the SwiGLU kernels, as measured best."""
 
 
 @triton.jit
@@ -91,42 +93,124 @@ def _rope(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _swiglu(gate_up, h, quantized, scales, width, QUANTIZE: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, BLOCK)
-    inside = column < width
-    gate = tl.load(gate_up + row * 2 * width + column, inside, 0.0).to(tl.float32)
-    up = tl.load(gate_up + row * 2 * width + width + column, inside, 0.0).to(tl.float32)
-    out = ((gate * tl.sigmoid(gate)).to(h.dtype.element_ty).to(tl.float32) * up).to(h.dtype.element_ty)
-    tl.store(h + row * width + column, out, inside)
+def _update(inner, matrix, row_stride, columns, ranks, inside, RANK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Tiles of `inner @ matrix'`, and the tile of matrix (columns, ranks)."""
+    tile = tl.load(matrix + columns[:, None] * row_stride + ranks[None, :],
+                   inside[:, None] & (ranks[None, :] < RANK), 0.0)  # fmt: skip
+    return tl.dot(inner, tl.trans(tile), input_precision="ieee"), tile
+
+
+@triton.jit
+def _swiglu(  # type: ignore[no-untyped-def]
+    gate_up, inner, b, a, h, inner_next, quantized, scales, tokens, tokens_per_slot,
+    WIDTH: tl.constexpr, RANK: tl.constexpr, RANKS: tl.constexpr, NEXT: tl.constexpr, NEXTS: tl.constexpr,
+    QUANTIZE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    first = tl.program_id(0) * ROWS
+    slot = (first // tokens_per_slot).to(tl.int64)
+    row = (first + tl.arange(0, ROWS)).to(tl.int64)[:, None]
+    there = row < tokens
+    rank, next_rank = tl.arange(0, RANKS), tl.arange(0, NEXTS)
+    b += slot * 2 * WIDTH * RANK
+    a += slot * NEXT * WIDTH
+    if RANK > 0:
+        xa = tl.load(inner + row * RANK + rank[None, :], there & (rank[None, :] < RANK), 0.0)
+    total = tl.zeros([ROWS, NEXTS], tl.float32)
+    highest = tl.zeros([ROWS], tl.float32)
+    for start in range(0, WIDTH, COLUMNS):
+        column = start + tl.arange(0, COLUMNS)
+        inside = column < WIDTH
+        both = there & inside[None, :]
+        gate = tl.load(gate_up + row * 2 * WIDTH + column[None, :], both, 0.0).to(tl.float32)
+        up = tl.load(gate_up + row * 2 * WIDTH + WIDTH + column[None, :], both, 0.0).to(tl.float32)
+        if RANK > 0:
+            gate += _update(xa, b, RANK, column, rank, inside, RANK)[0]
+            up += _update(xa, b + WIDTH * RANK, RANK, column, rank, inside, RANK)[0]
+        out = ((gate * tl.sigmoid(gate)).to(h.dtype.element_ty).to(tl.float32) * up).to(h.dtype.element_ty)
+        tl.store(h + row * WIDTH + column[None, :], out, both)
+        if NEXT > 0:
+            tile = tl.load(a + next_rank[:, None] * WIDTH + column[None, :],
+                           (next_rank[:, None] < NEXT) & inside[None, :], 0.0)  # fmt: skip
+            total += tl.dot(out, tl.trans(tile), input_precision="ieee")
+        if QUANTIZE:
+            highest = tl.maximum(highest, tl.max(tl.abs(out.to(tl.float32)), 1))
+    if NEXT > 0:
+        tl.store(inner_next + row * NEXT + next_rank[None, :], total.to(inner_next.dtype.element_ty),
+                 there & (next_rank[None, :] < NEXT))  # fmt: skip
     if QUANTIZE:
-        out = out.to(tl.float32)
-        _store_scaled(quantized, scales, row, width, column, inside, out, tl.max(tl.abs(out)))
+        _quantize_block(h, quantized, scales, row, there, highest, WIDTH, COLUMNS)
+
+
+@triton.jit
+def _quantize_block(  # type: ignore[no-untyped-def]
+    x, quantized, scales, row, there, highest, WIDTH: tl.constexpr, COLUMNS: tl.constexpr
+):
+    """What this program has just written, once more."""
+    scale = tl.maximum(highest, 1e-12)[:, None] / E4M3_MAX
+    tl.store(scales + row, scale, there)
+    tl.debug_barrier()
+    for start in range(0, WIDTH, COLUMNS):
+        column = start + tl.arange(0, COLUMNS)[None, :]
+        both = there & (column < WIDTH)
+        values = tl.load(x + row * WIDTH + column, both, 0.0).to(tl.float32)
+        tl.store(quantized + row * WIDTH + column, (values / scale).to(tl.float8e4nv), both)
 
 
 @triton.jit
 def _swiglu_backward(  # type: ignore[no-untyped-def]
-    gate_up, grad_h, quantized, scales, width, QUANTIZE: tl.constexpr, BLOCK: tl.constexpr
-):
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, BLOCK)
-    inside = column < width
-    at_gate = gate_up + row * 2 * width + column
-    gate = tl.load(at_gate, inside, 0.0).to(tl.float32)
-    up = tl.load(at_gate + width, inside, 0.0).to(tl.float32)
-    grad = tl.load(grad_h + row * width + column, inside, 0.0).to(tl.float32)
-    sigmoid = tl.sigmoid(gate)
-    silu = (gate * sigmoid).to(grad_h.dtype.element_ty).to(tl.float32)
-    grad_gate = (grad * up * (sigmoid + gate * sigmoid * (1 - sigmoid))).to(gate_up.dtype.element_ty)
-    grad_up = (grad * silu).to(gate_up.dtype.element_ty)
-    tl.store(at_gate, grad_gate, inside)
-    tl.store(at_gate + width, grad_up, inside)
-    tl.store(grad_h + row * width + column, (silu * up).to(grad_h.dtype.element_ty), inside)
+    gate_up, grad_h, inner, b, grad_inner_next, a, grad_inner, quantized, scales, tokens, tokens_per_slot,
+    WIDTH: tl.constexpr, RANK: tl.constexpr, RANKS: tl.constexpr, NEXT: tl.constexpr, NEXTS: tl.constexpr,
+    QUANTIZE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    first = tl.program_id(0) * ROWS
+    slot = (first // tokens_per_slot).to(tl.int64)
+    row = (first + tl.arange(0, ROWS)).to(tl.int64)[:, None]
+    there = row < tokens
+    rank, next_rank = tl.arange(0, RANKS), tl.arange(0, NEXTS)
+    b += slot * 2 * WIDTH * RANK
+    a += slot * NEXT * WIDTH
+    if RANK > 0:
+        xa = tl.load(inner + row * RANK + rank[None, :], there & (rank[None, :] < RANK), 0.0)
+    if NEXT > 0:
+        ga = tl.load(grad_inner_next + row * NEXT + next_rank[None, :], there & (next_rank[None, :] < NEXT), 0.0)
+    total = tl.zeros([ROWS, RANKS], tl.float32)
+    highest = tl.zeros([ROWS], tl.float32)
+    for start in range(0, WIDTH, COLUMNS):
+        column = start + tl.arange(0, COLUMNS)
+        inside = column < WIDTH
+        both = there & inside[None, :]
+        at_gate = gate_up + row * 2 * WIDTH + column[None, :]
+        at_h = grad_h + row * WIDTH + column[None, :]
+        gate = tl.load(at_gate, both, 0.0).to(tl.float32)
+        up = tl.load(at_gate + WIDTH, both, 0.0).to(tl.float32)
+        grad = tl.load(at_h, both, 0.0).to(tl.float32)
+        if RANK > 0:
+            update, gate_b = _update(xa, b, RANK, column, rank, inside, RANK)
+            gate += update
+            update, up_b = _update(xa, b + WIDTH * RANK, RANK, column, rank, inside, RANK)
+            up += update
+        if NEXT > 0:
+            tile = tl.load(a + next_rank[:, None] * WIDTH + column[None, :],
+                           (next_rank[:, None] < NEXT) & inside[None, :], 0.0)  # fmt: skip
+            grad += tl.dot(ga, tile, input_precision="ieee")
+        sigmoid = tl.sigmoid(gate)
+        silu = (gate * sigmoid).to(grad_h.dtype.element_ty).to(tl.float32)
+        grad_gate = (grad * up * (sigmoid + gate * sigmoid * (1 - sigmoid))).to(gate_up.dtype.element_ty)
+        grad_up = (grad * silu).to(gate_up.dtype.element_ty)
+        tl.store(at_gate, grad_gate, both)
+        tl.store(at_gate + WIDTH, grad_up, both)
+        tl.store(at_h, (silu * up).to(grad_h.dtype.element_ty), both)
+        if RANK > 0:
+            total += tl.dot(grad_gate, gate_b, input_precision="ieee")
+            total += tl.dot(grad_up, up_b, input_precision="ieee")
+        if QUANTIZE:
+            highest = tl.maximum(highest, tl.max(tl.abs(grad_gate.to(tl.float32)), 1))
+            highest = tl.maximum(highest, tl.max(tl.abs(grad_up.to(tl.float32)), 1))
+    if RANK > 0:
+        tl.store(grad_inner + row * RANK + rank[None, :], total.to(grad_inner.dtype.element_ty),
+                 there & (rank[None, :] < RANK))  # fmt: skip
     if QUANTIZE:
-        grad_gate, grad_up = grad_gate.to(tl.float32), grad_up.to(tl.float32)
-        amax = tl.maximum(tl.max(tl.abs(grad_gate)), tl.max(tl.abs(grad_up)))
-        _store_scaled(quantized, scales, row, 2 * width, column, inside, grad_gate, amax)
-        _store_scaled(quantized + width, scales, row, 2 * width, column, inside, grad_up, amax)
+        _quantize_block(gate_up, quantized, scales, row, there, highest, 2 * WIDTH, COLUMNS)
 
 
 @triton.jit
@@ -212,19 +296,47 @@ def rope(
     )  # fmt: skip
 
 
-def swiglu(gate_up: torch.Tensor, quantize: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _tiles(rows: int, slots: int, rank: int, next_rank: int) -> dict[str, Any]:
+    at_once = 32 if rows // slots % 32 == 0 else 16
+    return {
+        "RANK": rank, "RANKS": max(16, triton.next_power_of_2(rank)), "NEXT": next_rank,
+        "NEXTS": max(16, triton.next_power_of_2(next_rank)), "ROWS": at_once, "COLUMNS": COLUMNS,
+        "num_warps": WARPS, "num_stages": STAGES,
+    }  # fmt: skip
+
+
+def swiglu(
+    gate_up: torch.Tensor, inner: torch.Tensor | None, b: torch.Tensor | None, a: torch.Tensor | None, quantize: bool
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor]:
     rows, width = gate_up.shape[0], gate_up.shape[1] // 2
     h = torch.empty(rows, width, dtype=gate_up.dtype, device=gate_up.device)
+    slots = 1 if b is None and a is None else len(a if b is None else b)
+    inner_next = None if a is None else h.new_empty(rows, a.shape[1])
     q, s = _quantized(rows, width, h, quantize)
-    _swiglu[(rows,)](gate_up, h, q, s, width, QUANTIZE=quantize, **_block(width))
-    return h, q, s
+    tiles = _tiles(rows, slots, 0 if b is None else b.shape[2], 0 if a is None else a.shape[1])
+    _swiglu[(triton.cdiv(rows, tiles["ROWS"]),)](
+        gate_up, h if inner is None else inner, h if b is None else b, h if a is None else a, h,
+        h if inner_next is None else inner_next, q, s, rows, rows // slots, WIDTH=width, QUANTIZE=quantize, **tiles,
+    )  # fmt: skip
+    return h, inner_next, q, s
 
 
-def swiglu_backward(gate_up: torch.Tensor, grad_h: torch.Tensor, quantize: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def swiglu_backward(
+    gate_up: torch.Tensor, grad_h: torch.Tensor, inner: torch.Tensor | None, b: torch.Tensor | None,
+    grad_inner_next: torch.Tensor | None, a: torch.Tensor | None, quantize: bool,
+) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:  # fmt: skip
     rows, width = grad_h.shape
+    slots = 1 if b is None and a is None else len(a if b is None else b)
+    grad_inner = None if b is None else grad_h.new_empty(rows, b.shape[2])
     q, s = _quantized(rows, 2 * width, grad_h, quantize)
-    _swiglu_backward[(rows,)](gate_up, grad_h, q, s, width, QUANTIZE=quantize, **_block(width))
-    return q, s
+    tiles = _tiles(rows, slots, 0 if b is None else b.shape[2], 0 if a is None else a.shape[1])
+    none = grad_h
+    _swiglu_backward[(triton.cdiv(rows, tiles["ROWS"]),)](
+        gate_up, grad_h, none if inner is None else inner, none if b is None else b,
+        none if grad_inner_next is None else grad_inner_next, none if a is None else a,
+        none if grad_inner is None else grad_inner, q, s, rows, rows // slots, WIDTH=width, QUANTIZE=quantize, **tiles,
+    )  # fmt: skip
+    return grad_inner, q, s
 
 
 def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
