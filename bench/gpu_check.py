@@ -64,23 +64,20 @@ def check_norm_kernels() -> None:
 def check_swiglu_kernels() -> None:
     for width, adapters in ((1536, 2), (14336, 1), (14336, 0)):
         gate_up, grad = random(320, 2 * width), random(320, width)
-        forward = (random(320, 32), random(adapters, 2 * width, 32) * 0.1, random(adapters, 16, width) * 0.1)
-        backward = (*forward[:2], random(320, 16), forward[2])
+        forward = (random(320, 32), random(adapters, 2 * width, 32) * 0.1)
+        backward = (*forward, random(320, 16), random(adapters, 16, width) * 0.1)
         if not adapters:
-            forward, backward = (None,) * 3, (None,) * 4
+            forward, backward = (None,) * 2, (None,) * 4
         wide, long = gate_up.float(), grad.float()
-        h, inner_next, rows, scales = ew.swiglu(gate_up, *forward, True)
-        want, want_next, *_ = twin(ew.swiglu, wide, *forward, False)
+        h, rows, scales = ew.swiglu(gate_up, *forward, True)
+        want, *_ = twin(ew.swiglu, wide, *forward, False)
         need("swiglu", error(h, want), 6e-3)
         need("swiglu in e4m3", error(rows.float() * scales, want), 4e-2)
-        grad_inner, rows, scales = ew.swiglu_backward(gate_up, grad, *backward, True)
-        want_inner, *_ = twin(ew.swiglu_backward, wide, long, *backward, False)
+        rows, scales = ew.swiglu_backward(gate_up, grad, *backward, True)
+        twin(ew.swiglu_backward, wide, long, *backward, False)
         need("its gradient", error(gate_up, wide), 6e-3)
         need("its gradient in e4m3", error(rows.float() * scales, wide), 4e-2)
         need("formed again", error(grad, h), 1e-6)
-        if adapters:
-            need("h a'", error(inner_next, want_next), 6e-3)
-            need("gradient of the update", error(grad_inner, want_inner), 6e-3)
 
 
 def check_rope_kernel() -> None:
@@ -140,9 +137,12 @@ def check_gradients(
     reference_model = random_model("check").float()
     if rounded:
         for layer in reference_model.model.layers:
-            for linear in (m for m in layer.modules() if isinstance(m, torch.nn.Linear)):
-                scale = linear.weight.abs().max() / 448
-                linear.weight.data = (linear.weight / scale).to(torch.float8_e4m3fn).float() * scale
+            attention, mlp = layer.self_attn, layer.mlp
+            for together in ((attention.q_proj, attention.k_proj, attention.v_proj), (attention.o_proj,),
+                             (mlp.gate_proj, mlp.up_proj), (mlp.down_proj,)):  # fmt: skip
+                scale = max(linear.weight.abs().max() for linear in together) / 448
+                for linear in together:
+                    linear.weight.data = (linear.weight / scale).to(torch.float8_e4m3fn).float() * scale
     reference, [name] = engine_with_adapters(reference_model, 1, PLAIN, micro_batch_tokens=TOKENS)
     want = reference.forward_backward({name: rows})[name].mean
     loss, ours = gradients(speed, torch.bfloat16, rows)

@@ -31,9 +31,9 @@ WARM_UP, STEPS = 6, 20
 PASS_TOKENS = 8192
 
 
-def batches(mix: str, runs: int) -> Iterator[list[list[Rendered]]]:
+def batches(mix: str, runs: int, tokens: int) -> Iterator[list[list[Rendered]]]:
     """For each step the rows of each run."""
-    kinds = {"A": lambda seed: mix_a(2, seed=seed), "B": lambda seed: mix_b(PASS_TOKENS, seed=seed),
+    kinds = {"A": lambda seed: mix_a(tokens // 4096, seed=seed), "B": lambda seed: mix_b(tokens, seed=seed),
              "short": lambda seed: mix_a(8, 128, seed=seed)}  # fmt: skip
     return map(list, zip(*(kinds[mix](seed) for seed in range(runs)), strict=True))
 

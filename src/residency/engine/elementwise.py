@@ -91,26 +91,26 @@ def batched(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
 
 
 def swiglu(
-    gate_up: torch.Tensor, inner: torch.Tensor | None, b: torch.Tensor | None, a: torch.Tensor | None, quantize: bool
-) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor]:
+    gate_up: torch.Tensor, inner: torch.Tensor | None, b: torch.Tensor | None, quantize: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """h = silu(gate) * up of gate_up + inner b', gate_up (tokens, 2 * width), which itself stays as it is.
 
     b (adapters, 2 * width, rank) and `inner` (tokens, rank) are the update of the adapters on gate and up, None if
-    there are none; a (adapters, rank, width) begins the next one. Returns h, h a', and the quantized rows and scales.
+    there are none. The rank must be a power of two from 16 on. Returns h, and its quantized rows and scales.
     """
     if kernels := _triton(gate_up):
-        return kernels.swiglu(gate_up, inner, b, a, quantize)  # type: ignore[no-any-return]
+        return kernels.swiglu(gate_up, inner, b, quantize)  # type: ignore[no-any-return]
     gate, up = _updated(gate_up, inner, b).chunk(2, dim=1)
     h = F.silu(gate) * up
-    return h, None if a is None else batched(h, a.mT), *_quantized(h, quantize)
+    return h, *_quantized(h, quantize)
 
 
 def swiglu_backward(
     gate_up: torch.Tensor, grad_h: torch.Tensor, inner: torch.Tensor | None, b: torch.Tensor | None,
     grad_inner_next: torch.Tensor | None, a: torch.Tensor | None, quantize: bool,
-) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:  # fmt: skip
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """From the gradient grad_h + grad_inner_next a: puts the gradient for gate_up in its place, and h, formed again,
-    in the place of grad_h. Returns the gradient for `inner`, and that for gate_up quantized."""
+    in the place of grad_h. Returns the gradient for gate_up quantized."""
     if kernels := _triton(gate_up):
         return kernels.swiglu_backward(  # type: ignore[no-any-return]
             gate_up, grad_h, inner, b, grad_inner_next, a, quantize
@@ -123,7 +123,7 @@ def swiglu_backward(
     grad_gate_up = torch.cat([grad_gate, grad * silu], dim=1)
     grad_h.copy_(silu * up)
     gate_up.copy_(grad_gate_up)
-    return None if b is None else batched(gate_up, b), *_quantized(gate_up, quantize)
+    return _quantized(gate_up, quantize)
 
 
 def _updated(x: torch.Tensor, inner: torch.Tensor | None, b: torch.Tensor | None) -> torch.Tensor:

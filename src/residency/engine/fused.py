@@ -84,9 +84,8 @@ class FusedLayer:
         inner = self.gate_up.inner(y, one.slots)
         gate_up = self.gate_up.base(y, self._if_fp8(*quantized))
         del y, quantized
-        b, a = self.gate_up.b(one.slots), self.down.a(one.slots)
-        h, inner_down, *quantized = ew.swiglu(gate_up, inner, b, a, self.fp8)
-        z, _ = self.down.forward(h, one.slots, quantized=self._if_fp8(*quantized), residual=x, inner=inner_down)
+        h, *quantized = ew.swiglu(gate_up, inner, self.gate_up.b(one.slots), self.fp8)
+        z, inner_down = self.down.forward(h, one.slots, quantized=self._if_fp8(*quantized), residual=x)
         return z, (x, inverse, inner, gate_up, inner_down)
 
     def mlp_half_backward(self, grad: torch.Tensor, kept: tuple[Any, ...], one: Pass) -> torch.Tensor:
@@ -94,10 +93,10 @@ class FusedLayer:
         grad_inner_down = self.down.backward_b(grad, inner_down, one.slots)
         h = self.down.base_backward(grad)
         b, a = self.gate_up.b(one.slots), self.down.a(one.slots)
-        grad_inner, *quantized = ew.swiglu_backward(gate_up, h, inner, b, grad_inner_down, a, self.fp8)
+        quantized = ew.swiglu_backward(gate_up, h, inner, b, grad_inner_down, a, self.fp8)
         self.down.backward_a(h, grad_inner_down, one.slots)
         del h
-        self.gate_up.backward_b(gate_up, inner, one.slots, wants_inner=False)
+        grad_inner = self.gate_up.backward_b(gate_up, inner, one.slots)
         grad_y = self.gate_up.backward(gate_up, grad_inner, one.slots, quantized=self._if_fp8(*quantized))
         del gate_up, quantized
         grad = ew.rms_norm_backward(grad_y, x, self.norms[1].weight, inverse, grad)

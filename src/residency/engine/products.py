@@ -7,6 +7,7 @@ tensor, their A matrices below one another, their B matrices as blocks on a diag
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -81,28 +82,24 @@ class Product:
         a = self.a(slots)
         return None if a is None else _batched(x, a.mT)
 
-    def backward_b(
-        self, grad: torch.Tensor, inner: torch.Tensor | None, slots: Slots, *, wants_inner: bool = True
-    ) -> torch.Tensor | None:
+    def backward_b(self, grad: torch.Tensor, inner: torch.Tensor | None, slots: Slots) -> torch.Tensor | None:
         """Adds B's gradient. Returns the one for x A'."""
         b = self.b(slots)
         if b is None or inner is None or self.stack is None:
             return None
         _accumulate(self.stack.grad_b[slots.first : slots.first + slots.count], grad, inner)
-        return _batched(grad, b) if wants_inner else None
+        return _batched(grad, b)
 
     def forward(
         self, x: torch.Tensor, slots: Slots, *, quantized: Quantized | None = None,
-        residual: torch.Tensor | None = None, inner: torch.Tensor | None = None,
+        residual: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
-        """Returns the product (plus `residual`), and x A' for the backward pass, unless it is given.
+        """Returns the product (plus `residual`), and x A' for the backward pass.
 
         The update is formed first and the large product added onto it, so that y is not read and written again.
         """
-        y, b = residual, self.b(slots)
-        if b is not None:
-            inner = self.inner(x, slots) if inner is None else inner
-            assert inner is not None
+        y, b, inner = residual, self.b(slots), self.inner(x, slots)
+        if b is not None and inner is not None:
             if isinstance(self.weight, Fp8Weight):
                 y = _batched(inner, b.mT, onto=self.weight.forward(x, quantized))
                 y = y if residual is None else y.add_(residual)
@@ -191,42 +188,47 @@ class Adapters:
         for product in products:
             _stack(product, names, [peft_layer_of.get(one) for one in product.linears], self)
 
+        self._refresh = {n: copies([(one.parameter, one.value, one.scale) for one in self.linked[n]]) for n in names}
+        self._collect = {n: copies([(one.grad, _grad(one.parameter), one.scale) for one in self.linked[n]]) for n in names}
+
     @torch.no_grad()
     def refresh(self, names: list[str]) -> None:
         """Copies the parameters into the stacks; to be called when they have changed."""
         for name in names:
-            linked = self.linked[name]
-            torch._foreach_copy_(
-                [one.value for one in linked], torch._foreach_mul([one.parameter for one in linked], _scales(linked))
-            )
+            self._refresh[name]()
 
     @torch.no_grad()
     def collect(self, name: str) -> None:
         """Puts what the stacks gathered into the parameters' `grad`, and clears the stacks."""
-        linked = self.linked[name]
-        for one in linked:
-            if one.parameter.grad is None:
-                one.parameter.grad = torch.empty_like(one.parameter)
-        grads = [one.parameter.grad for one in linked]
-        torch._foreach_copy_(grads, [one.grad for one in linked])
-        torch._foreach_mul_(grads, _scales(linked))
+        self._collect[name]()
         self.clear(name)
 
     def clear(self, name: str) -> None:
         torch._foreach_zero_(self.grads[name])
 
 
-def _scales(linked: list[Linked]) -> list[float]:
-    return [one.scale for one in linked]
+def _grad(parameter: nn.Parameter) -> torch.Tensor:
+    parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
+
+
+def copies(pairs: list[tuple[torch.Tensor, torch.Tensor, float]]) -> Callable[[], None]:
+    """A function that copies each first matrix, times its scale, into the second: on a GPU in one launch."""
+    if pairs and pairs[0][0].is_cuda and pairs[0][0].dtype == torch.float32:
+        from residency.engine.triton_kernels import CopyTable
+
+        return CopyTable(pairs).run
+    sources, targets, scales = ([pair[place] for pair in pairs] for place in range(3))
+    return lambda: torch._foreach_copy_(targets, torch._foreach_mul(sources, scales))
 
 
 def _stack(product: Product, names: list[str], layers: list[Any], adapters: Adapters) -> None:
     present = [layer for layer in layers if layer is not None]
     ranks = {name: sum(layer.r[name] for layer in present if name in layer.lora_A) for name in names}
-    rank = max(ranks.values(), default=0)
-    if rank == 0:
+    if not any(ranks.values()):
         product.stack = None
         return
+    rank = max(16, 1 << (max(ranks.values()) - 1).bit_length())  # the kernels' tiles take powers of two
     like = product.weight if isinstance(product.weight, torch.Tensor) else product.weight.like
     a = torch.zeros(len(names), rank, product.in_features, dtype=like.dtype, device=like.device)
     b = torch.zeros(len(names), product.out_features, rank, dtype=like.dtype, device=like.device)

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 E4M3_MAX = tl.constexpr(448.0)
-COLUMNS, WARPS, STAGES = 64, 4, 2
+COLUMNS, WARPS = 128, 8
 """Of the SwiGLU kernels, as measured best."""
 
 
@@ -93,124 +93,98 @@ def _rope(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _update(inner, matrix, row_stride, columns, ranks, inside, RANK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Tiles of `inner @ matrix'`, and the tile of matrix (columns, ranks)."""
-    tile = tl.load(matrix + columns[:, None] * row_stride + ranks[None, :],
-                   inside[:, None] & (ranks[None, :] < RANK), 0.0)  # fmt: skip
-    return tl.dot(inner, tl.trans(tile), input_precision="ieee"), tile
+def _added(x, inner, row, there, matrix, across, ranks, column, inside, RANK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The tile x plus `inner @ matrix'`; `across` and `ranks` are the matrix's steps from column to column and from
+    rank to rank."""
+    rank = tl.arange(0, RANK)
+    left = tl.load(inner + row[:, None] * RANK + rank[None, :], there[:, None], 0.0)
+    right = tl.load(matrix + rank[:, None] * ranks + column[None, :] * across, inside[None, :], 0.0)
+    return x + tl.dot(left, right, input_precision="ieee")
 
 
 @triton.jit
 def _swiglu(  # type: ignore[no-untyped-def]
-    gate_up, inner, b, a, h, inner_next, quantized, scales, tokens, tokens_per_slot,
-    WIDTH: tl.constexpr, RANK: tl.constexpr, RANKS: tl.constexpr, NEXT: tl.constexpr, NEXTS: tl.constexpr,
-    QUANTIZE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    gate_up, inner, b, h, highest, tokens, tokens_per_slot, width,
+    RANK: tl.constexpr, QUANTIZE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    first = tl.program_id(0) * ROWS
-    slot = (first // tokens_per_slot).to(tl.int64)
-    row = (first + tl.arange(0, ROWS)).to(tl.int64)[:, None]
-    there = row < tokens
-    rank, next_rank = tl.arange(0, RANKS), tl.arange(0, NEXTS)
-    b += slot * 2 * WIDTH * RANK
-    a += slot * NEXT * WIDTH
+    slot = (tl.program_id(1) * ROWS // tokens_per_slot).to(tl.int64)
+    row = (tl.program_id(1) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    there, inside = row < tokens, column < width
+    both = there[:, None] & inside[None, :]
+    at_gate = gate_up + row[:, None] * 2 * width + column[None, :]
+    gate = tl.load(at_gate, both, 0.0).to(tl.float32)
+    up = tl.load(at_gate + width, both, 0.0).to(tl.float32)
     if RANK > 0:
-        xa = tl.load(inner + row * RANK + rank[None, :], there & (rank[None, :] < RANK), 0.0)
-    total = tl.zeros([ROWS, NEXTS], tl.float32)
-    highest = tl.zeros([ROWS], tl.float32)
-    for start in range(0, WIDTH, COLUMNS):
-        column = start + tl.arange(0, COLUMNS)
-        inside = column < WIDTH
-        both = there & inside[None, :]
-        gate = tl.load(gate_up + row * 2 * WIDTH + column[None, :], both, 0.0).to(tl.float32)
-        up = tl.load(gate_up + row * 2 * WIDTH + WIDTH + column[None, :], both, 0.0).to(tl.float32)
-        if RANK > 0:
-            gate += _update(xa, b, RANK, column, rank, inside, RANK)[0]
-            up += _update(xa, b + WIDTH * RANK, RANK, column, rank, inside, RANK)[0]
-        out = ((gate * tl.sigmoid(gate)).to(h.dtype.element_ty).to(tl.float32) * up).to(h.dtype.element_ty)
-        tl.store(h + row * WIDTH + column[None, :], out, both)
-        if NEXT > 0:
-            tile = tl.load(a + next_rank[:, None] * WIDTH + column[None, :],
-                           (next_rank[:, None] < NEXT) & inside[None, :], 0.0)  # fmt: skip
-            total += tl.dot(out, tl.trans(tile), input_precision="ieee")
-        if QUANTIZE:
-            highest = tl.maximum(highest, tl.max(tl.abs(out.to(tl.float32)), 1))
-    if NEXT > 0:
-        tl.store(inner_next + row * NEXT + next_rank[None, :], total.to(inner_next.dtype.element_ty),
-                 there & (next_rank[None, :] < NEXT))  # fmt: skip
+        b += slot * 2 * width * RANK
+        gate = _added(gate, inner, row, there, b, RANK, 1, column, inside, RANK)
+        up = _added(up, inner, row, there, b + width * RANK, RANK, 1, column, inside, RANK)
+    out = ((gate * tl.sigmoid(gate)).to(h.dtype.element_ty).to(tl.float32) * up).to(h.dtype.element_ty)
+    tl.store(h + row[:, None] * width + column[None, :], out, both)
     if QUANTIZE:
-        _quantize_block(h, quantized, scales, row, there, highest, WIDTH, COLUMNS)
-
-
-@triton.jit
-def _quantize_block(  # type: ignore[no-untyped-def]
-    x, quantized, scales, row, there, highest, WIDTH: tl.constexpr, COLUMNS: tl.constexpr
-):
-    """What this program has just written, once more."""
-    scale = tl.maximum(highest, 1e-12)[:, None] / E4M3_MAX
-    tl.store(scales + row, scale, there)
-    tl.debug_barrier()
-    for start in range(0, WIDTH, COLUMNS):
-        column = start + tl.arange(0, COLUMNS)[None, :]
-        both = there & (column < WIDTH)
-        values = tl.load(x + row * WIDTH + column, both, 0.0).to(tl.float32)
-        tl.store(quantized + row * WIDTH + column, (values / scale).to(tl.float8e4nv), both)
+        tl.atomic_max(highest + row, tl.max(tl.abs(out.to(tl.float32)), 1), there, sem="relaxed")
 
 
 @triton.jit
 def _swiglu_backward(  # type: ignore[no-untyped-def]
-    gate_up, grad_h, inner, b, grad_inner_next, a, grad_inner, quantized, scales, tokens, tokens_per_slot,
-    WIDTH: tl.constexpr, RANK: tl.constexpr, RANKS: tl.constexpr, NEXT: tl.constexpr, NEXTS: tl.constexpr,
-    QUANTIZE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    gate_up, grad_h, inner, b, grad_inner_next, a, highest, tokens, tokens_per_slot, width,
+    RANK: tl.constexpr, NEXT: tl.constexpr, QUANTIZE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    first = tl.program_id(0) * ROWS
-    slot = (first // tokens_per_slot).to(tl.int64)
-    row = (first + tl.arange(0, ROWS)).to(tl.int64)[:, None]
-    there = row < tokens
-    rank, next_rank = tl.arange(0, RANKS), tl.arange(0, NEXTS)
-    b += slot * 2 * WIDTH * RANK
-    a += slot * NEXT * WIDTH
+    slot = (tl.program_id(1) * ROWS // tokens_per_slot).to(tl.int64)
+    row = (tl.program_id(1) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    there, inside = row < tokens, column < width
+    both = there[:, None] & inside[None, :]
+    at_gate = gate_up + row[:, None] * 2 * width + column[None, :]
+    at_h = grad_h + row[:, None] * width + column[None, :]
+    gate = tl.load(at_gate, both, 0.0).to(tl.float32)
+    up = tl.load(at_gate + width, both, 0.0).to(tl.float32)
+    grad = tl.load(at_h, both, 0.0).to(tl.float32)
     if RANK > 0:
-        xa = tl.load(inner + row * RANK + rank[None, :], there & (rank[None, :] < RANK), 0.0)
+        b += slot * 2 * width * RANK
+        gate = _added(gate, inner, row, there, b, RANK, 1, column, inside, RANK)
+        up = _added(up, inner, row, there, b + width * RANK, RANK, 1, column, inside, RANK)
     if NEXT > 0:
-        ga = tl.load(grad_inner_next + row * NEXT + next_rank[None, :], there & (next_rank[None, :] < NEXT), 0.0)
-    total = tl.zeros([ROWS, RANKS], tl.float32)
-    highest = tl.zeros([ROWS], tl.float32)
-    for start in range(0, WIDTH, COLUMNS):
-        column = start + tl.arange(0, COLUMNS)
-        inside = column < WIDTH
-        both = there & inside[None, :]
-        at_gate = gate_up + row * 2 * WIDTH + column[None, :]
-        at_h = grad_h + row * WIDTH + column[None, :]
-        gate = tl.load(at_gate, both, 0.0).to(tl.float32)
-        up = tl.load(at_gate + WIDTH, both, 0.0).to(tl.float32)
-        grad = tl.load(at_h, both, 0.0).to(tl.float32)
-        if RANK > 0:
-            update, gate_b = _update(xa, b, RANK, column, rank, inside, RANK)
-            gate += update
-            update, up_b = _update(xa, b + WIDTH * RANK, RANK, column, rank, inside, RANK)
-            up += update
-        if NEXT > 0:
-            tile = tl.load(a + next_rank[:, None] * WIDTH + column[None, :],
-                           (next_rank[:, None] < NEXT) & inside[None, :], 0.0)  # fmt: skip
-            grad += tl.dot(ga, tile, input_precision="ieee")
-        sigmoid = tl.sigmoid(gate)
-        silu = (gate * sigmoid).to(grad_h.dtype.element_ty).to(tl.float32)
-        grad_gate = (grad * up * (sigmoid + gate * sigmoid * (1 - sigmoid))).to(gate_up.dtype.element_ty)
-        grad_up = (grad * silu).to(gate_up.dtype.element_ty)
-        tl.store(at_gate, grad_gate, both)
-        tl.store(at_gate + WIDTH, grad_up, both)
-        tl.store(at_h, (silu * up).to(grad_h.dtype.element_ty), both)
-        if RANK > 0:
-            total += tl.dot(grad_gate, gate_b, input_precision="ieee")
-            total += tl.dot(grad_up, up_b, input_precision="ieee")
-        if QUANTIZE:
-            highest = tl.maximum(highest, tl.max(tl.abs(grad_gate.to(tl.float32)), 1))
-            highest = tl.maximum(highest, tl.max(tl.abs(grad_up.to(tl.float32)), 1))
-    if RANK > 0:
-        tl.store(grad_inner + row * RANK + rank[None, :], total.to(grad_inner.dtype.element_ty),
-                 there & (rank[None, :] < RANK))  # fmt: skip
+        grad = _added(grad, grad_inner_next, row, there, a + slot * NEXT * width, 1, width, column, inside, NEXT)
+    sigmoid = tl.sigmoid(gate)
+    silu = (gate * sigmoid).to(grad_h.dtype.element_ty).to(tl.float32)
+    grad_gate = (grad * up * (sigmoid + gate * sigmoid * (1 - sigmoid))).to(gate_up.dtype.element_ty)
+    grad_up = (grad * silu).to(gate_up.dtype.element_ty)
+    tl.store(at_gate, grad_gate, both)
+    tl.store(at_gate + width, grad_up, both)
+    tl.store(at_h, (silu * up).to(grad_h.dtype.element_ty), both)
     if QUANTIZE:
-        _quantize_block(gate_up, quantized, scales, row, there, highest, 2 * WIDTH, COLUMNS)
+        most = tl.maximum(tl.abs(grad_gate.to(tl.float32)), tl.abs(grad_up.to(tl.float32)))
+        tl.atomic_max(highest + row, tl.max(most, 1), there, sem="relaxed")
+
+
+@triton.jit
+def _quantize(x, quantized, highest, scales, tokens, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # type: ignore[no-untyped-def]
+    row = (tl.program_id(1) * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    both = (row < tokens) & (column < width)
+    scale = tl.maximum(tl.load(highest + row, row < tokens, 1.0), 1e-12) / E4M3_MAX
+    tl.store(scales + row, scale, (row < tokens) & (tl.program_id(0) == 0))
+    values = tl.load(x + row * width + column, both, 0.0).to(tl.float32)
+    tl.store(quantized + row * width + column, (values / scale).to(tl.float8e4nv), both)
+
+
+@triton.jit
+def _copy_scaled(sources, targets, rows, columns, source_steps, target_steps, scales, BLOCK: tl.constexpr,
+                 TO: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip
+    """Many matrices in fp32, each times its scale, to other places in the type TO."""
+    entry = tl.program_id(0)
+    width, height = tl.load(columns + entry), tl.load(rows + entry)
+    source = tl.load(sources + entry).to(tl.pointer_type(tl.float32))
+    target = tl.load(targets + entry).to(tl.pointer_type(TO))
+    source_step, target_step = tl.load(source_steps + entry), tl.load(target_steps + entry)
+    scale = tl.load(scales + entry)
+    for start in range(tl.program_id(1) * BLOCK, width * height, BLOCK * tl.num_programs(1)):
+        place = start + tl.arange(0, BLOCK)
+        row, column = place // width, place % width
+        inside = place < width * height
+        values = tl.load(source + row * source_step + column, inside, 0.0) * scale
+        tl.store(target + row * target_step + column, values.to(TO), inside)
 
 
 @triton.jit
@@ -296,47 +270,70 @@ def rope(
     )  # fmt: skip
 
 
-def _tiles(rows: int, slots: int, rank: int, next_rank: int) -> dict[str, Any]:
-    at_once = 32 if rows // slots % 32 == 0 else 16
-    return {
-        "RANK": rank, "RANKS": max(16, triton.next_power_of_2(rank)), "NEXT": next_rank,
-        "NEXTS": max(16, triton.next_power_of_2(next_rank)), "ROWS": at_once, "COLUMNS": COLUMNS,
-        "num_warps": WARPS, "num_stages": STAGES,
-    }  # fmt: skip
+def _grid(rows: int, slots: int, width: int) -> tuple[tuple[int, int], dict[str, int]]:
+    at_once = next(size for size in (64, 32, 16) if size == 16 or rows // slots % size == 0)
+    tiles = {"ROWS": at_once, "COLUMNS": COLUMNS, "num_warps": WARPS}
+    return (triton.cdiv(width, COLUMNS), triton.cdiv(rows, at_once)), tiles
+
+
+def _rank(matrix: torch.Tensor | None, dim: int) -> int:
+    return 0 if matrix is None else matrix.shape[dim]
+
+
+def _quantize_with(x: torch.Tensor, highest: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    q, s = _quantized(*x.shape, x, len(highest) > 0)
+    if len(highest):
+        grid, tiles = _grid(x.shape[0], 1, x.shape[1])
+        _quantize[grid](x, q, highest, s, *x.shape, **tiles)
+    return q, s
 
 
 def swiglu(
-    gate_up: torch.Tensor, inner: torch.Tensor | None, b: torch.Tensor | None, a: torch.Tensor | None, quantize: bool
-) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor]:
+    gate_up: torch.Tensor, inner: torch.Tensor | None, b: torch.Tensor | None, quantize: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     rows, width = gate_up.shape[0], gate_up.shape[1] // 2
     h = torch.empty(rows, width, dtype=gate_up.dtype, device=gate_up.device)
-    slots = 1 if b is None and a is None else len(a if b is None else b)
-    inner_next = None if a is None else h.new_empty(rows, a.shape[1])
-    q, s = _quantized(rows, width, h, quantize)
-    tiles = _tiles(rows, slots, 0 if b is None else b.shape[2], 0 if a is None else a.shape[1])
-    _swiglu[(triton.cdiv(rows, tiles["ROWS"]),)](
-        gate_up, h if inner is None else inner, h if b is None else b, h if a is None else a, h,
-        h if inner_next is None else inner_next, q, s, rows, rows // slots, WIDTH=width, QUANTIZE=quantize, **tiles,
+    highest = torch.zeros(rows if quantize else 0, device=h.device)
+    slots = 1 if b is None else len(b)
+    grid, tiles = _grid(rows, slots, width)
+    _swiglu[grid](
+        gate_up, h if inner is None else inner, h if b is None else b, h, highest, rows, rows // slots, width,
+        RANK=_rank(b, 2), QUANTIZE=quantize, **tiles,
     )  # fmt: skip
-    return h, inner_next, q, s
+    return h, *_quantize_with(h, highest)
 
 
 def swiglu_backward(
     gate_up: torch.Tensor, grad_h: torch.Tensor, inner: torch.Tensor | None, b: torch.Tensor | None,
     grad_inner_next: torch.Tensor | None, a: torch.Tensor | None, quantize: bool,
-) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:  # fmt: skip
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     rows, width = grad_h.shape
-    slots = 1 if b is None and a is None else len(a if b is None else b)
-    grad_inner = None if b is None else grad_h.new_empty(rows, b.shape[2])
-    q, s = _quantized(rows, 2 * width, grad_h, quantize)
-    tiles = _tiles(rows, slots, 0 if b is None else b.shape[2], 0 if a is None else a.shape[1])
-    none = grad_h
-    _swiglu_backward[(triton.cdiv(rows, tiles["ROWS"]),)](
-        gate_up, grad_h, none if inner is None else inner, none if b is None else b,
-        none if grad_inner_next is None else grad_inner_next, none if a is None else a,
-        none if grad_inner is None else grad_inner, q, s, rows, rows // slots, WIDTH=width, QUANTIZE=quantize, **tiles,
+    highest = torch.zeros(rows if quantize else 0, device=grad_h.device)
+    slots = len(b) if b is not None else len(a) if a is not None else 1
+    grid, tiles = _grid(rows, slots, width)
+    given = [grad_h if one is None else one for one in (inner, b, grad_inner_next, a)]
+    _swiglu_backward[grid](
+        gate_up, grad_h, *given, highest, rows, rows // slots, width,
+        RANK=_rank(b, 2), NEXT=_rank(a, 1), QUANTIZE=quantize, **tiles,
     )  # fmt: skip
-    return grad_inner, q, s
+    return _quantize_with(gate_up, highest)
+
+
+class CopyTable:
+    """Copies many matrices (fp32) into others, each times its scale, in one launch."""
+
+    def __init__(self, pairs: list[tuple[torch.Tensor, torch.Tensor, float]]) -> None:
+        device = pairs[0][0].device
+        self._kept = [(source, target) for source, target, _ in pairs]
+        table = [
+            [s.data_ptr(), t.data_ptr(), *s.shape, s.stride(0), t.stride(0)] for s, t, _ in pairs
+        ]
+        self._columns = torch.tensor(table, dtype=torch.int64, device=device).T.contiguous()
+        self._scales = torch.tensor([scale for *_, scale in pairs], device=device)
+        self._to = tl.bfloat16 if pairs[0][1].dtype == torch.bfloat16 else tl.float32
+
+    def run(self) -> None:
+        _copy_scaled[(len(self._kept), 8)](*self._columns, self._scales, BLOCK=1024, TO=self._to)
 
 
 def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
