@@ -211,7 +211,7 @@ def check_a_document_does_not_reach_another() -> None:
             before = engine.logprobs(name, rows)
             rows[0].input_ids[5] += 1
             after = engine.logprobs(name, rows)
-            assert any((before[0].logprobs != after[0].logprobs)), "nothing changed"
+            assert any(before[0].logprobs != after[0].logprobs), "nothing changed"
             for one, other in zip(before[1:], after[1:], strict=True):
                 assert np.array_equal(one.logprobs, other.logprobs), "another document's loss changed"
 

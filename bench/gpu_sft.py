@@ -50,7 +50,10 @@ def measure(row: str) -> dict[str, Any]:
     engine, names = engine_with_adapters(model, int(runs), speed, micro_batch_tokens=tokens_at_once)
     torch.cuda.synchronize()
     load_seconds = time.perf_counter() - started
-    ready = [dict(zip(names, rows, strict=True)) for rows in itertools.islice(batches(mix, int(runs), tokens_at_once), WARM_UP + STEPS)]
+    ready = [
+        dict(zip(names, rows, strict=True))
+        for rows in itertools.islice(batches(mix, int(runs), tokens_at_once), WARM_UP + STEPS)
+    ]
     settings = {one: StepSettings(1e-4) for one in names}
 
     started = time.perf_counter()

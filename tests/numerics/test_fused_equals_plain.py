@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.conftest import random_rows, tiny_llama
+from tests.numerics.test_sft_equals_plain import LORA, NAMES, assert_same, plain_gradients
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from residency.data.messages import Rendered
@@ -15,8 +17,6 @@ from residency.engine.engine import Engine
 from residency.engine.optim import StepSettings
 from residency.engine.sampling import SamplingSettings
 from residency.engine.speed import Speed
-from tests.conftest import random_rows, tiny_llama
-from tests.numerics.test_sft_equals_plain import LORA, NAMES, assert_same, plain_gradients
 
 FUSED = Speed(fused=True)
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
+from tests.conftest import random_rows, tiny_llama
 from transformers import LlamaForCausalLM
 
 from residency.data.messages import Rendered
 from residency.engine.engine import FULL, Engine
 from residency.engine.optim import StepSettings
-from tests.conftest import random_rows, tiny_llama
 
 NAMES = ("first", "second", "third")
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")

@@ -189,7 +189,9 @@ class Adapters:
             _stack(product, names, [peft_layer_of.get(one) for one in product.linears], self)
 
         self._refresh = {n: copies([(one.parameter, one.value, one.scale) for one in self.linked[n]]) for n in names}
-        self._collect = {n: copies([(one.grad, _grad(one.parameter), one.scale) for one in self.linked[n]]) for n in names}
+        self._collect = {
+            n: copies([(one.grad, _grad(one.parameter), one.scale) for one in self.linked[n]]) for n in names
+        }
 
     @torch.no_grad()
     def refresh(self, names: list[str]) -> None:

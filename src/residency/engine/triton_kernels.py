@@ -12,8 +12,8 @@ import triton
 import triton.language as tl
 
 E4M3_MAX = tl.constexpr(448.0)
-COLUMNS, WARPS = 128, 8
-"""Of the SwiGLU kernels, as measured best."""
+SWIGLU_TILE, SWIGLU_TILE_FP8 = (32, 128), (64, 64)
+"""Rows and columns of a program, measured best on an H200 (with 4 warps)."""
 
 
 @triton.jit
@@ -270,10 +270,12 @@ def rope(
     )  # fmt: skip
 
 
-def _grid(rows: int, slots: int, width: int) -> tuple[tuple[int, int], dict[str, int]]:
-    at_once = next(size for size in (64, 32, 16) if size == 16 or rows // slots % size == 0)
-    tiles = {"ROWS": at_once, "COLUMNS": COLUMNS, "num_warps": WARPS}
-    return (triton.cdiv(width, COLUMNS), triton.cdiv(rows, at_once)), tiles
+def _grid(rows: int, slots: int, width: int, quantize: bool) -> tuple[tuple[int, int], dict[str, int]]:
+    """A tile's rows belong to one adapter."""
+    most, columns = SWIGLU_TILE_FP8 if quantize else SWIGLU_TILE
+    at_once = next(size for size in (64, 32, 16) if size == 16 or (size <= most and rows // slots % size == 0))
+    tiles = {"ROWS": at_once, "COLUMNS": columns, "num_warps": 4}
+    return (triton.cdiv(width, columns), triton.cdiv(rows, at_once)), tiles
 
 
 def _rank(matrix: torch.Tensor | None, dim: int) -> int:
@@ -283,7 +285,7 @@ def _rank(matrix: torch.Tensor | None, dim: int) -> int:
 def _quantize_with(x: torch.Tensor, highest: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     q, s = _quantized(*x.shape, x, len(highest) > 0)
     if len(highest):
-        grid, tiles = _grid(x.shape[0], 1, x.shape[1])
+        grid, tiles = _grid(x.shape[0], 1, x.shape[1], True)
         _quantize[grid](x, q, highest, s, *x.shape, **tiles)
     return q, s
 
@@ -295,7 +297,7 @@ def swiglu(
     h = torch.empty(rows, width, dtype=gate_up.dtype, device=gate_up.device)
     highest = torch.zeros(rows if quantize else 0, device=h.device)
     slots = 1 if b is None else len(b)
-    grid, tiles = _grid(rows, slots, width)
+    grid, tiles = _grid(rows, slots, width, quantize)
     _swiglu[grid](
         gate_up, h if inner is None else inner, h if b is None else b, h, highest, rows, rows // slots, width,
         RANK=_rank(b, 2), QUANTIZE=quantize, **tiles,
@@ -310,7 +312,7 @@ def swiglu_backward(
     rows, width = grad_h.shape
     highest = torch.zeros(rows if quantize else 0, device=grad_h.device)
     slots = len(b) if b is not None else len(a) if a is not None else 1
-    grid, tiles = _grid(rows, slots, width)
+    grid, tiles = _grid(rows, slots, width, quantize)
     given = [grad_h if one is None else one for one in (inner, b, grad_inner_next, a)]
     _swiglu_backward[grid](
         gate_up, grad_h, *given, highest, rows, rows // slots, width,
@@ -325,9 +327,7 @@ class CopyTable:
     def __init__(self, pairs: list[tuple[torch.Tensor, torch.Tensor, float]]) -> None:
         device = pairs[0][0].device
         self._kept = [(source, target) for source, target, _ in pairs]
-        table = [
-            [s.data_ptr(), t.data_ptr(), *s.shape, s.stride(0), t.stride(0)] for s, t, _ in pairs
-        ]
+        table = [[s.data_ptr(), t.data_ptr(), *s.shape, s.stride(0), t.stride(0)] for s, t, _ in pairs]
         self._columns = torch.tensor(table, dtype=torch.int64, device=device).T.contiguous()
         self._scales = torch.tensor([scale for *_, scale in pairs], device=device)
         self._to = tl.bfloat16 if pairs[0][1].dtype == torch.bfloat16 else tl.float32
