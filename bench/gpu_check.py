@@ -216,6 +216,19 @@ def check_a_document_does_not_reach_another() -> None:
                 assert np.array_equal(one.logprobs, other.logprobs), "another document's loss changed"
 
 
+def check_first_loss_of_8b() -> None:
+    """Against transformers' own passes on the same weights, both in bf16."""
+    rows = next(mix_b(TOKENS))
+    engine, [name] = engine_with_adapters(random_model("llama31-8b"), 1, FUSED, micro_batch_tokens=TOKENS)
+    fused = engine.forward_backward({name: rows})[name].mean
+    del engine
+    torch.cuda.empty_cache()
+    engine, [name] = engine_with_adapters(random_model("llama31-8b"), 1, PLAIN, micro_batch_tokens=TOKENS)
+    plain = engine.forward_backward({name: rows})[name].mean
+    print(f"    {fused:.5f} ({plain:.5f})")
+    need("loss", abs(fused - plain), 1e-3)
+
+
 def check_twenty_steps() -> None:
     """Loss and gradient norm stay within 1 % of the plain passes in fp32."""
     engines: list[tuple[Engine, str]] = []

@@ -35,7 +35,7 @@ def product_rates(tokens: int, inputs: int, outputs: int) -> dict[str, Any]:
     xq, wq, one = x.to(F8), w.to(F8), torch.ones((), device="cuda")
     sx, sw = torch.ones(tokens, 1, device="cuda"), torch.ones(1, outputs, device="cuda")
     gigaflop = 2 * tokens * inputs * outputs / 1e9
-    fp8 = dict(out_dtype=torch.bfloat16, use_fast_accum=True)
+    fp8 = {"out_dtype": torch.bfloat16, "use_fast_accum": True}
     a, b = random(48, inputs), random(outputs, 48)
     inner = random(tokens, 48)
     times = {

@@ -1,8 +1,9 @@
 """Times real training steps on this machine's GPU: gpu_sft.py OUT.jsonl ROW [ROW ...]
 
 A row is MODEL:MIX:PRECISION:RUNS, such as llama31-8b:A:bf16:1; MIX is A or B (passes of 8192 tokens), or `short`
-(8 documents of 128 tokens for each run). More options after colons: tokens=16384, again=2, graphs=off, profile. Every step is a forward and backward pass, clipping and AdamW, on new random
-tokens. Tokens are real ones: what fills a pass up never counts.
+(8 documents of 128 tokens for each run). After more colons: tokens=16384 (a pass), again=2 (layers formed again),
+graphs=off, profile (adds the time by kernel). Every step is a forward and backward pass, clipping and AdamW, on new
+random tokens. Tokens are real ones: what fills a pass up never counts.
 """
 
 from __future__ import annotations
@@ -80,15 +81,16 @@ def measure(row: str) -> dict[str, Any]:
     torch.cuda.synchronize()
     seconds = time.perf_counter() - started
     tokens = sum(len(r) for one in ready[WARM_UP:] for rows in one.values() for r in rows)
-    result = dict(
-        row=row, tok_s=round(tokens / seconds), peak_gib=round(torch.cuda.max_memory_allocated() / 2**30, 2),
-        reserved_gib=round(torch.cuda.max_memory_reserved() / 2**30, 2), loss_step_0=round(first_loss, 4),
-        loss_last=round(losses[-1], 4), step_ms=round(1e3 * statistics.median(
-            b - a for a, b in itertools.pairwise(ends)), 2), tokens_per_step=round(tokens / STEPS),
-        host_ms=round(1e3 * statistics.median(host), 2), first_step_s=round(first_seconds, 2),
-        load_s=round(load_seconds, 1), steps=STEPS, device=torch.cuda.get_device_name(), torch=torch.__version__,
-        date=time.strftime("%Y-%m-%d"), reasons=engine.reasons,
-    )  # fmt: skip
+    result = {
+        "row": row, "tok_s": round(tokens / seconds), "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
+        "reserved_gib": round(torch.cuda.max_memory_reserved() / 2**30, 2), "loss_step_0": round(first_loss, 4),
+        "loss_last": round(losses[-1], 4), "step_ms": round(1e3 * statistics.median(
+            b - a for a, b in itertools.pairwise(ends)), 2), "tokens_per_step": round(tokens / STEPS),
+        "host_ms": round(1e3 * statistics.median(host), 2), "first_step_s": round(first_seconds, 2),
+        "load_s": round(load_seconds, 1), "steps": STEPS, "device": torch.cuda.get_device_name(), 
+        "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d"), "reasons": engine.reasons,
+    }  # fmt: skip
     if "profile" in more:
         result["profile_ms"] = profile(engine, ready[0], settings)
     return result
@@ -114,7 +116,7 @@ def main() -> None:
         try:
             result = measure(row)
         except Exception as error:  # the rows after it are still wanted
-            result = dict(row=row, error=f"{type(error).__name__}: {str(error)[:400]}")
+            result = {"row": row, "error": f"{type(error).__name__}: {str(error)[:400]}"}
         with out.open("a") as file:
             file.write(json.dumps(result) + "\n")
         print(json.dumps({k: v for k, v in result.items() if k != "profile_ms"}), flush=True)

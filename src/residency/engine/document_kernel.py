@@ -57,15 +57,18 @@ def attend_backward(
     """The gradients for q, k, v, from `grad` (tokens, heads, d)."""
     if not q.is_cuda:
         with torch.enable_grad():
-            leaves = [x.detach().requires_grad_() for x in (q, k, v)]
-            return torch.autograd.grad(_by_sdpa(*leaves, documents, scale), leaves, grad)  # type: ignore[return-value]
+            q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
+            out = _by_sdpa(q, k, v, documents, scale)
+            grad_q, grad_k, grad_v = torch.autograd.grad(out, (q, k, v), grad)
+            return grad_q, grad_k, grad_v
     if documents.even:
         out, lse, seed, offset, cu_q, cu_k, max_q, max_k = kept
         grads = aten._scaled_dot_product_cudnn_attention_backward(
             *(_batch(x, documents.even) for x in (grad, q, k, v)), out, lse, seed, offset, None, cu_q, cu_k, max_q,
             max_k, 0.0, True, scale=scale,
         )  # fmt: skip
-        return tuple(g.transpose(1, 2).reshape(x.shape) for g, x in zip(grads, (q, k, v), strict=True))  # type: ignore[return-value]
+        grad_q, grad_k, grad_v = (g.transpose(1, 2).flatten(0, 1) for g in grads)
+        return grad_q, grad_k, grad_v
     out, lse, state, unused = kept
     cu, longest = documents.cu_seqlens, documents.longest
     return aten._flash_attention_backward(  # type: ignore[no-any-return]
@@ -75,7 +78,7 @@ def attend_backward(
 
 def _batch(x: torch.Tensor, documents: int) -> torch.Tensor:
     """(tokens, heads, d) as (documents, heads, length, d), without a copy."""
-    return x.unflatten(0, (documents, -1)).transpose(1, 2)
+    return x.view(documents, -1, *x.shape[1:]).transpose(1, 2)
 
 
 def _check_size(q: torch.Tensor, documents: Documents) -> None:
@@ -88,7 +91,7 @@ def _check_size(q: torch.Tensor, documents: Documents) -> None:
 def _by_sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, documents: Documents, scale: float) -> torch.Tensor:
     outputs = []
     for start, end in itertools.pairwise(documents.bounds):
-        one = [x[None, start:end].transpose(1, 2) for x in (q, k, v)]
-        out = F.scaled_dot_product_attention(*one, is_causal=True, scale=scale, enable_gqa=True)
+        one, two, three = (x[None, start:end].transpose(1, 2) for x in (q, k, v))
+        out = F.scaled_dot_product_attention(one, two, three, is_causal=True, scale=scale, enable_gqa=True)
         outputs.append(out.transpose(1, 2)[0])
     return torch.cat(outputs)

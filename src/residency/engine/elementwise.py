@@ -87,7 +87,7 @@ def _offset(q: torch.Tensor, k: torch.Tensor) -> int:
 
 def batched(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     """x (tokens, in), w (count, in, out): the i-th share of the rows times w[i]."""
-    return (x.unflatten(0, (len(w), -1)) @ w).flatten(0, 1)
+    return (x.view(len(w), -1, x.shape[1]) @ w).flatten(0, 1)
 
 
 def swiglu(

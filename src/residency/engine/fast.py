@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from peft.tuners.lora.layer import LoraLayer
 
@@ -66,9 +67,8 @@ class FastPath:
         for one in passes({number: rows}, capacity, self.device):
             losses, correct = (t.cpu() for t in self.decoder.score(one.tensors))
             owners = torch.from_numpy(one.owners[0])
-            for row in owners.unique():
-                if row >= 0:
-                    results[int(row)] = (losses[owners == row], correct[owners == row])
+            for row in np.unique(one.owners[one.owners >= 0]):
+                results[row] = (losses[owners == row], correct[owners == row])
         return results
 
     def _run(self, one: FilledPass) -> torch.Tensor:
@@ -82,7 +82,7 @@ class FastPath:
             ids, positions, cu_seqlens, predictors, targets = inputs
             documents = replace(tensors.documents, cu_seqlens=cu_seqlens)
             results = self.decoder.forward_backward(Pass(ids, positions, documents, predictors, targets, tensors.slots))
-            return torch.stack([part.view(tensors.slots.count, -1).sum(dim=1).float() for part in results], dim=1)
+            return torch.stack([part.view(tensors.slots.adapters, -1).sum(dim=1).float() for part in results], dim=1)
 
         return self.graphs.run(one.key, inputs, work) if self.graphs else work(inputs)
 
@@ -117,7 +117,7 @@ class FastPath:
     ) -> torch.Tensor:
         adapters = self.decoder.adapters
         adapters.collect(name)
-        gradients = [one.parameter.grad for one in adapters.linked[name]]
+        gradients = [one.parameter.grad for one in adapters.linked[name] if one.parameter.grad is not None]
         torch._foreach_mul_(gradients, rates[1])
         norm = torch.nn.utils.get_total_norm(gradients)
         if settings.max_grad_norm is not None:

@@ -132,4 +132,4 @@ def _move(parts: list[NDArray[np.int64]], device: torch.device) -> tuple[torch.T
     together = torch.from_numpy(np.concatenate([part.ravel() for part in parts]))
     if device.type == "cuda":
         together = together.pin_memory().to(device, non_blocking=True)
-    return together.split([part.size for part in parts])
+    return torch.split(together, [part.size for part in parts])

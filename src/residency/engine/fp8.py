@@ -32,9 +32,9 @@ class Fp8Weight:
         scale = (weight.abs().amax().float() / E4M3_MAX).clamp(min=1e-12).view(1, 1)
         rows = (weight.float() / scale).to(torch.float8_e4m3fn)
         made = cls(rows, rows.T.contiguous(), scale, weight.new_empty(0))
-        for one, part in zip(linears, rows.split([one.out_features for one in linears]), strict=True):
+        for one, part in zip(linears, torch.split(rows, [one.out_features for one in linears]), strict=True):
             one.weight = nn.Parameter(part, requires_grad=False)
-            one.forward = _Dequantised(part, scale, one.bias)  # type: ignore[method-assign]
+            one.forward = _Dequantised(part, scale, one.bias)  # type: ignore[method-assign, assignment]
         return made
 
     def forward(self, x: torch.Tensor, quantized: Any) -> torch.Tensor:

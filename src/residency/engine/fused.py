@@ -111,10 +111,10 @@ class FusedLayer:
         return Quantized(rows, scales) if self.fp8 else None
 
     def _one(self, x: torch.Tensor) -> torch.Tensor:
-        return x.unflatten(1, (-1, self.head_dim))
+        return x.view(len(x), -1, self.head_dim)
 
     def _heads(self, qkv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        q, k, v = self._one(qkv).split(self.heads, dim=1)
+        q, k, v = torch.split(self._one(qkv), self.heads, dim=1)
         return q, k, v
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -23,7 +24,7 @@ class Graphs:
     def __init__(self) -> None:
         self._seen: set[Hashable] = set()
         self._recorded: dict[Hashable, _Recorded] = {}
-        self._pool: tuple[int, int] | None = None
+        self._pool: Any = None
 
     def run(
         self, key: Hashable, inputs: Sequence[torch.Tensor], work: Callable[[Sequence[torch.Tensor]], torch.Tensor]

@@ -2,7 +2,7 @@
 
 The linears of a model that read the same input (q, k, v; gate, up) are one product here: their weights lie in one
 tensor, their A matrices below one another, their B matrices as blocks on a diagonal. The tokens of a pass belong to
-`Slots`: `count` neighbouring adapters, each with an equal share of the tokens, in order.
+`Slots`: neighbouring adapters, each with an equal share of the tokens, in order.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from residency.engine.fp8 import Fp8Weight
 
 
 class Slots(NamedTuple):
-    """The adapters of a pass: `count` of them from number `first` on (0: the base model alone)."""
+    """The adapters of a pass: so many from number `first` on (0: the base model alone)."""
 
     first: int
-    count: int
+    adapters: int
 
 
 class Quantized(NamedTuple):
@@ -52,7 +52,7 @@ class Product:
         weight = _side_by_side(linears)
         self.out_features, self.in_features = weight.shape
         biases = [one.bias for one in linears]
-        self.bias = None if biases[0] is None else torch.cat(biases).detach()
+        self.bias = None if biases[0] is None else torch.cat([bias.detach() for bias in biases])
         self.weight: torch.Tensor | Fp8Weight = weight
         if fp8:
             self.weight = Fp8Weight.of(weight, linears)
@@ -60,11 +60,19 @@ class Product:
 
     def a(self, slots: Slots) -> torch.Tensor | None:
         """The A matrices of the pass, shape (adapters, rank, in); None without adapters."""
-        return None if self.stack is None or not slots.count else self.stack.a[slots.first : slots.first + slots.count]
+        return (
+            None
+            if self.stack is None or not slots.adapters
+            else self.stack.a[slots.first : slots.first + slots.adapters]
+        )
 
     def b(self, slots: Slots) -> torch.Tensor | None:
         """The B matrices of the pass, shape (adapters, out, rank)."""
-        return None if self.stack is None or not slots.count else self.stack.b[slots.first : slots.first + slots.count]
+        return (
+            None
+            if self.stack is None or not slots.adapters
+            else self.stack.b[slots.first : slots.first + slots.adapters]
+        )
 
     def base(self, x: torch.Tensor, quantized: Quantized | None = None) -> torch.Tensor:
         """x W' + bias alone."""
@@ -87,7 +95,7 @@ class Product:
         b = self.b(slots)
         if b is None or inner is None or self.stack is None:
             return None
-        _accumulate(self.stack.grad_b[slots.first : slots.first + slots.count], grad, inner)
+        _accumulate(self.stack.grad_b[slots.first : slots.first + slots.adapters], grad, inner)
         return _batched(grad, b)
 
     def forward(
@@ -127,7 +135,7 @@ class Product:
 
     def backward_a(self, x: torch.Tensor, grad_inner: torch.Tensor | None, slots: Slots) -> None:
         if self.stack is not None and grad_inner is not None:
-            _accumulate(self.stack.grad_a[slots.first : slots.first + slots.count], grad_inner, x)
+            _accumulate(self.stack.grad_a[slots.first : slots.first + slots.adapters], grad_inner, x)
 
 
 def _side_by_side(linears: list[nn.Linear]) -> torch.Tensor:
@@ -135,7 +143,7 @@ def _side_by_side(linears: list[nn.Linear]) -> torch.Tensor:
     if len(linears) == 1:
         return linears[0].weight.detach()
     weight = torch.cat([one.weight.detach() for one in linears])
-    for one, part in zip(linears, weight.split([one.out_features for one in linears]), strict=True):
+    for one, part in zip(linears, torch.split(weight, [one.out_features for one in linears]), strict=True):
         one.weight.data = part
     return weight
 
@@ -220,7 +228,8 @@ def copies(pairs: list[tuple[torch.Tensor, torch.Tensor, float]]) -> Callable[[]
         from residency.engine.triton_kernels import CopyTable
 
         return CopyTable(pairs).run
-    sources, targets, scales = ([pair[place] for pair in pairs] for place in range(3))
+    sources, targets = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    scales = [pair[2] for pair in pairs]
     return lambda: torch._foreach_copy_(targets, torch._foreach_mul(sources, scales))
 
 

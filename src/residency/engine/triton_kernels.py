@@ -1,3 +1,5 @@
+# mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call, import-not-found, import-untyped"
+# ruff: noqa: N803 -- compile-time constants are in capitals, as everywhere in Triton
 """Triton kernels, each the twin of a function of the same name in `elementwise`; a program handles one token.
 
 Rounding follows transformers: what its modules round to the model's dtype, these round too.
@@ -17,16 +19,14 @@ SWIGLU_TILE, SWIGLU_TILE_FP8 = (32, 128), (64, 64)
 
 
 @triton.jit
-def _store_scaled(quantized, scales, row, width, column, inside, values, amax):  # type: ignore[no-untyped-def]
+def _store_scaled(quantized, scales, row, width, column, inside, values, amax):
     scale = tl.maximum(amax, 1e-12) / E4M3_MAX
     tl.store(quantized + row * width + column, (values / scale).to(tl.float8e4nv), inside)
     tl.store(scales + row, scale)
 
 
 @triton.jit
-def _rms_norm(  # type: ignore[no-untyped-def]
-    x, weight, y, inverse, quantized, scales, width, epsilon, QUANTIZE: tl.constexpr, BLOCK: tl.constexpr
-):
+def _rms_norm(x, weight, y, inverse, quantized, scales, width, epsilon, QUANTIZE: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < width
@@ -42,9 +42,7 @@ def _rms_norm(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _rms_norm_backward(  # type: ignore[no-untyped-def]
-    grad, x, weight, inverse, residual, grad_x, width, BLOCK: tl.constexpr
-):
+def _rms_norm_backward(grad, x, weight, inverse, residual, grad_x, width, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < width
@@ -61,7 +59,7 @@ def _rms_norm_backward(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _rotate(source, target, cos, sin, half, pair, heads, HALF: tl.constexpr, HEADS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _rotate(source, target, cos, sin, half, pair, heads, HALF: tl.constexpr, HEADS: tl.constexpr):
     head = tl.arange(0, HEADS)[:, None]
     at = head * (2 * half) + pair[None, :]
     inside = (head < heads) & (pair[None, :] < half)
@@ -72,7 +70,7 @@ def _rotate(source, target, cos, sin, half, pair, heads, HALF: tl.constexpr, HEA
 
 
 @triton.jit
-def _rope(  # type: ignore[no-untyped-def]
+def _rope(
     q, k, v, out, cos, sin, q_row, k_row, v_row, out_row, half, q_heads, k_heads,
     SIGN: tl.constexpr, COPY_V: tl.constexpr, HALF: tl.constexpr, Q: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
@@ -93,7 +91,7 @@ def _rope(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _added(x, inner, row, there, matrix, across, ranks, column, inside, RANK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _added(x, inner, row, there, matrix, across, ranks, column, inside, RANK: tl.constexpr):
     """The tile x plus `inner @ matrix'`; `across` and `ranks` are the matrix's steps from column to column and from
     rank to rank."""
     rank = tl.arange(0, RANK)
@@ -103,7 +101,7 @@ def _added(x, inner, row, there, matrix, across, ranks, column, inside, RANK: tl
 
 
 @triton.jit
-def _swiglu(  # type: ignore[no-untyped-def]
+def _swiglu(
     gate_up, inner, b, h, highest, tokens, tokens_per_slot, width,
     RANK: tl.constexpr, QUANTIZE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -126,7 +124,7 @@ def _swiglu(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _swiglu_backward(  # type: ignore[no-untyped-def]
+def _swiglu_backward(
     gate_up, grad_h, inner, b, grad_inner_next, a, highest, tokens, tokens_per_slot, width,
     RANK: tl.constexpr, NEXT: tl.constexpr, QUANTIZE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -159,7 +157,7 @@ def _swiglu_backward(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _quantize(x, quantized, highest, scales, tokens, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _quantize(x, quantized, highest, scales, tokens, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     row = (tl.program_id(1) * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     both = (row < tokens) & (column < width)
@@ -171,7 +169,7 @@ def _quantize(x, quantized, highest, scales, tokens, width, ROWS: tl.constexpr, 
 
 @triton.jit
 def _copy_scaled(sources, targets, rows, columns, source_steps, target_steps, scales, BLOCK: tl.constexpr,
-                 TO: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip
+                 TO: tl.constexpr):  # fmt: skip
     """Many matrices in fp32, each times its scale, to other places in the type TO."""
     entry = tl.program_id(0)
     width, height = tl.load(columns + entry), tl.load(rows + entry)
@@ -188,7 +186,7 @@ def _copy_scaled(sources, targets, rows, columns, source_steps, target_steps, sc
 
 
 @triton.jit
-def _quantize_rows(x, quantized, scales, x_row, width, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _quantize_rows(x, quantized, scales, x_row, width, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < width
@@ -197,7 +195,7 @@ def _quantize_rows(x, quantized, scales, x_row, width, BLOCK: tl.constexpr):  # 
 
 
 @triton.jit
-def _cross_entropy(logits, targets, losses, correct, width: tl.constexpr, GRADIENT: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _cross_entropy(logits, targets, losses, correct, width: tl.constexpr, GRADIENT: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     line = logits + row * width
     target = tl.load(targets + row)
@@ -283,10 +281,11 @@ def _rank(matrix: torch.Tensor | None, dim: int) -> int:
 
 
 def _quantize_with(x: torch.Tensor, highest: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    q, s = _quantized(*x.shape, x, len(highest) > 0)
+    rows, width = x.shape
+    q, s = _quantized(rows, width, x, len(highest) > 0)
     if len(highest):
-        grid, tiles = _grid(x.shape[0], 1, x.shape[1], True)
-        _quantize[grid](x, q, highest, s, *x.shape, **tiles)
+        grid, tiles = _grid(rows, 1, width, True)
+        _quantize[grid](x, q, highest, s, rows, width, **tiles)
     return q, s
 
 

@@ -24,7 +24,7 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
             pytest.skip("set TRITON_INTERPRET=1 to run the kernels on a CPU")
     else:
         monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    yield request.param
+    return request.param
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
