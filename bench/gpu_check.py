@@ -217,16 +217,21 @@ def check_a_document_does_not_reach_another() -> None:
 
 
 def check_first_loss_of_8b() -> None:
-    """Against transformers' own passes on the same weights, both in bf16."""
+    """With 32 layers bf16 itself moves the loss of each token, by about 0.09 here. Against transformers' passes in
+    fp32, the fused ones may move it no further than transformers' own in bf16 do, and the mean only by chance."""
     rows = next(mix_b(TOKENS))
-    engine, [name] = engine_with_adapters(random_model("llama31-8b"), 1, FUSED, micro_batch_tokens=TOKENS)
-    fused = engine.forward_backward({name: rows})[name].mean
-    del engine
-    torch.cuda.empty_cache()
-    engine, [name] = engine_with_adapters(random_model("llama31-8b"), 1, PLAIN, micro_batch_tokens=TOKENS)
-    plain = engine.forward_backward({name: rows})[name].mean
-    print(f"    {fused:.5f} ({plain:.5f})")
-    need("loss", abs(fused - plain), 1e-3)
+    logprobs = []
+    for speed, dtype in ((PLAIN, torch.float32), (PLAIN, torch.bfloat16), (FUSED, torch.bfloat16)):
+        model = random_model("llama31-8b")
+        model = model.float() if dtype == torch.float32 else model
+        engine, [name] = engine_with_adapters(model, 1, speed, micro_batch_tokens=TOKENS)
+        logprobs.append(np.concatenate([one.logprobs for one in engine.logprobs(name, rows)]).astype(np.float64))
+        del model, engine
+        torch.cuda.empty_cache()
+    plain, fused = (one - logprobs[0] for one in logprobs[1:])
+    print(f"    mean {-fused.mean():+.5f} ({-plain.mean():+.5f}), deviation {fused.std():.4f} ({plain.std():.4f})")
+    need("deviation", float(fused.std() / plain.std()), 1.1)
+    need("mean", float(abs(fused.mean()) / (fused.std() / len(fused) ** 0.5)), 3.0)
 
 
 def check_twenty_steps() -> None:

@@ -12,7 +12,6 @@ from tests.numerics.test_sft_equals_plain import LORA, NAMES, assert_same, plain
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from residency.data.messages import Rendered
-from residency.engine import fp8
 from residency.engine.engine import Engine
 from residency.engine.optim import StepSettings
 from residency.engine.sampling import SamplingSettings
@@ -193,7 +192,6 @@ def test_fp8_stays_near(tmp_path: Path) -> None:
 
 
 def test_each_reason_is_given() -> None:
-    assert fp8.Fp8Weight is not None
     engine = fused_engine(Speed())
     assert engine.reasons == {
         "fused": "transformers' passes serve a CPU as well",

@@ -12,6 +12,7 @@ from residency.engine.fused import recognise
 LARGEST_GRAPH_PARAMETERS = 3e9
 """Above this a pass keeps the card busy longer than its launches take."""
 FP8_CAPABILITY = (9, 0)
+"""Hopper: older cards lack products with a scale for each row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +33,13 @@ def choose(wanted: Speed, model: Any, *, plain_lora: bool, autocast: bool) -> tu
     """The speed-ups to use, and for each the reason."""
     reasons: dict[str, str] = {}
     fused = _fused(wanted, model, plain_lora, autocast, reasons)
-    fp8 = wanted.fp8 and fused
-    reasons["fp8"] = "asked for" if fp8 else "needs the fused passes" if wanted.fp8 else "not asked for"
+    objection = (
+        "not asked for" if not wanted.fp8
+        else "needs the fused passes" if not fused
+        else "this card has no FP8 units" if model.device.type == "cuda" and not has_fp8_units()
+        else None
+    )  # fmt: skip
+    fp8, reasons["fp8"] = objection is None, objection or "asked for"
     graphs = _graphs(wanted, model, fused, reasons)
     return Speed(fused, graphs, fp8, wanted.layers_formed_again if fused else 0), reasons
 
