@@ -36,6 +36,15 @@ def random_rows(count: int, *, longest: int = 40, seed: int = 0, vocab: int = 30
     return rows
 
 
+def rows_with_a_shared_start(count: int, *, shared: int = 12) -> list[Rendered]:
+    """As after one system turn: the first tokens are the same in every row, and only later ones are trained."""
+    start = np.arange(5, 5 + shared, dtype=np.int32)
+    return [
+        Rendered(np.concatenate([start, row.input_ids]), np.concatenate([np.zeros(shared, bool), row.trained]), row.origin)
+        for row in random_rows(count)
+    ]
+
+
 @pytest.fixture
 def make_model() -> Callable[..., LlamaForCausalLM]:
     return tiny_llama

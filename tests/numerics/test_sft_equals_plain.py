@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM
 from residency.data.messages import Rendered
 from residency.engine.engine import FULL, Engine
 from residency.engine.optim import StepSettings
-from tests.conftest import random_rows, tiny_llama
+from tests.conftest import random_rows, rows_with_a_shared_start, tiny_llama
 
 NAMES = ("first", "second", "third")
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
@@ -75,13 +75,14 @@ def assert_same(ours: tuple[float, dict[str, torch.Tensor]], plain: tuple[float,
         ([8], {"packing": False}),
         ([8], {"micro_batch_tokens": 50}),
         ([3, 5], {"micro_batch_tokens": 20}),
+        ([8], {"share_prefix": False}),
     ],
-    ids=["1x8", "8x1", "2x4", "unpacked", "small passes", "one row a pass"],
+    ids=["1x8", "8x1", "2x4", "unpacked", "small passes", "one row a pass", "nothing shared"],
 )
+@pytest.mark.parametrize("rows", [random_rows(8), rows_with_a_shared_start(8)], ids=["unlike rows", "shared start"])
 def test_every_batching_gives_the_plain_loss_and_gradients(
-    config: LoraConfig | None, batch_sizes: list[int], settings: dict[str, object]
+    config: LoraConfig | None, batch_sizes: list[int], settings: dict[str, object], rows: list[Rendered]
 ) -> None:
-    rows = random_rows(8)
     batches, start = [], 0
     for size in batch_sizes:
         batches.append(rows[start : start + size])

@@ -84,6 +84,7 @@ class Engine:
         *,
         micro_batch_tokens: int = 2048,
         packing: bool = True,
+        share_prefix: bool = True,
         autocast: torch.dtype | None = None,
         on_smaller_micro_batch: Callable[[int], None] = lambda tokens: None,
     ) -> None:
@@ -91,6 +92,7 @@ class Engine:
         self.device: torch.device = model.device
         self.micro_batch_tokens = micro_batch_tokens
         self.packing = packing
+        self.share_prefix = share_prefix
         self.autocast = autocast
         self.on_smaller_micro_batch = on_smaller_micro_batch
         self._base = model
@@ -143,7 +145,8 @@ class Engine:
         return losses
 
     def step(self, settings: Mapping[str, StepSettings]) -> dict[str, float]:
-        """One AdamW step for each adapter named. Returns the norm of each one's whole gradient before clipping."""
+        """One AdamW step for each adapter named. Returns the norm of each one's whole gradient before clipping; where
+        it is not finite, that adapter's weights stay as they are."""
         norms = {name: self._step(self._trained[name], one) for name, one in settings.items()}
         self._since_step.clear()
         return norms
@@ -225,6 +228,9 @@ class Engine:
             return 0.0
         torch._foreach_mul_(gradients, 1.0 / max(1, trained.tokens))
         norm = torch.nn.utils.get_total_norm(gradients)
+        if not torch.isfinite(norm):
+            trained.optimizer.zero_grad()
+            return float(norm)
         if settings.max_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(trained.parameters.values(), settings.max_grad_norm, norm)
         step_sizes(trained.optimizer, settings)
@@ -241,12 +247,12 @@ class Engine:
             groups: dict[str | None, list[tuple[int, Rendered]]] = {}
             for name, index, row in (members[i] for i in plan):
                 groups.setdefault(name, []).append((index, row))
-            yield collate(groups, self.device)
+            yield collate(groups, self.device, share_prefix=self.share_prefix)
 
     def _losses(self, pack: Pack) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         attention.install(self._base, packed=True)
         self._routing.segments = pack.segments
-        passed = {"input_ids": pack.input_ids, "position_ids": pack.position_ids, "bounds": pack.bounds}
+        passed = {"input_ids": pack.input_ids, "position_ids": pack.position_ids, "documents": pack.documents}
         with self._autocast():
             if self._head is None:
                 logits = self._base(**passed, use_cache=False, logits_to_keep=pack.predictors).logits[0]

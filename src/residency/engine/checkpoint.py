@@ -1,0 +1,134 @@
+"""Checkpoints that are whole or absent: written aside, checksummed, renamed; a damaged one is recognised.
+
+checkpoints/
+  step-000050/   adapter or weights, optimizer.safetensors, progress.json, manifest.json (a SHA-256 of each file)
+  best/          the weights alone of the best held-out loss so far
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from residency import durable
+from residency.errors import ResourceError
+from residency.records import Record, RunFolder
+
+MANIFEST = "manifest.json"
+PROGRESS = "progress.json"
+
+
+class Progress(Record):
+    """Where training stands, beside the tensors."""
+
+    step: int = 0
+    """Optimizer steps done; the order of the rows follows from it and the seed."""
+    tokens: int = 0
+    trained_tokens: int = 0
+    seconds: float = 0.0
+    micro_batch_tokens: int
+    first_loss: float | None = None
+    recent_losses: tuple[float, ...] = ()
+    best_step: int | None = None
+    best_loss: float | None = None
+    measurements_since_best: int = 0
+    rng: str = ""
+    """The state of torch's random numbers, base64."""
+
+
+def random_state() -> str:
+    return base64.b64encode(torch.get_rng_state().numpy().tobytes()).decode()
+
+
+def set_random_state(state: str) -> None:
+    torch.set_rng_state(torch.frombuffer(bytearray(base64.b64decode(state)), dtype=torch.uint8))
+
+
+class Checkpoints:
+    def __init__(self, run: RunFolder, keep: int) -> None:
+        self.run = run
+        self.folder = run / "checkpoints"
+        self.keep = keep
+
+    def save(self, progress: Progress, write_tensors: Callable[[Path], None]) -> Path:
+        """Raises ResourceError where the disk is full; what was there before stays."""
+        path = self._write(f"step-{progress.step:06d}", progress, write_tensors)
+        for old in self._steps()[: -self.keep]:
+            shutil.rmtree(old)
+        return path
+
+    def save_best(self, progress: Progress, write_tensors: Callable[[Path], None]) -> None:
+        self._write("best", progress, write_tensors)
+
+    def newest(self) -> tuple[Progress, Path] | None:
+        """The newest checkpoint that is whole. A damaged one is said and set aside, and the one before it is used."""
+        for path in reversed(self._steps()):
+            if damage := find_damage(path):
+                self.run.say("checkpoint_damaged", f"{path.name} is damaged ({damage}); using the one before it",
+                             level="warning", checkpoint=path.name, damage=damage)  # fmt: skip
+                shutil.rmtree(path)
+                continue
+            return Progress.model_validate_json((path / PROGRESS).read_bytes()), path
+        return None
+
+    def best(self) -> Path | None:
+        path = self.folder / "best"
+        return path if path.exists() and not find_damage(path) else None
+
+    def _steps(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*"))
+
+    def _write(self, name: str, progress: Progress, write_tensors: Callable[[Path], None]) -> Path:
+        final, aside = self.folder / name, self.folder / f".{name}.writing"
+        with durable.disk_errors(final):
+            self._remove_unfinished()
+            aside.mkdir(parents=True)
+            try:
+                write_tensors(aside)
+                (aside / PROGRESS).write_text(progress.model_dump_json(indent=2))
+                sums = {file.name: durable.sha256(file) for file in sorted(aside.iterdir())}
+                (aside / MANIFEST).write_text(json.dumps(sums, indent=2))
+                for file in aside.iterdir():
+                    durable.sync_file(file)
+                durable.sync_folder(aside)
+                if final.exists():
+                    final.rename(self.folder / f".{name}.replaced")
+                aside.rename(final)
+                durable.sync_folder(self.folder)
+            finally:
+                self._remove_unfinished()
+        return final
+
+    def _remove_unfinished(self) -> None:
+        for left in self.folder.glob(".*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def find_damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    try:
+        sums: dict[str, str] = json.loads((path / MANIFEST).read_text())
+    except (OSError, ValueError) as error:
+        return f"{MANIFEST}: {error.__class__.__name__}"
+    for name, expected in sums.items():
+        if not (path / name).is_file():
+            return f"{name} is missing"
+        if durable.sha256(path / name) != expected:
+            return f"{name} does not match its checksum"
+    return None
+
+
+def require_disk_space(folder: Path, needed_bytes: int) -> None:
+    """Raises ResourceError before training where the checkpoints would not fit."""
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise ResourceError(
+            f"the checkpoints need about {needed_bytes / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB free",
+            code="disk_full",
+            hint="free some space, lower train.keep_checkpoints, or choose another folder with --runs",
+        )
