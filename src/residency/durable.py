@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedRandom
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,25 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Appends one whole line with a single write, so that a kill leaves at most one unfinished last line."""
-    with disk_errors(path), path.open("ab") as file:
+    """Appends one whole line with a single write, so that a kill leaves at most one unfinished last line.
+
+    Such a line of an earlier kill is cut off first; it would spoil this one.
+    """
+    with disk_errors(path), path.open("a+b") as file:
+        drop_unfinished_line(file)
         file.write(line.encode() + b"\n")
+
+
+def drop_unfinished_line(file: BufferedRandom) -> None:
+    end = start = file.seek(0, os.SEEK_END)
+    tail = b""
+    while start > 0 and b"\n" not in tail:
+        step = min(start, 4096)
+        start = file.seek(start - step)
+        tail = file.read(step) + tail
+    whole = start + tail.rfind(b"\n") + 1
+    if whole < end:
+        file.truncate(whole)
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -88,6 +105,11 @@ def disk_errors(path: Path) -> Iterator[None]:
                 "not_writable",
                 "the file system is read-only",
                 "choose another folder with --runs",
+            ),
+            errno.EFBIG: (
+                "disk_full",
+                "the file is larger than this file system or `ulimit -f` allows",
+                "choose another folder with --runs, or raise the limit, then run again with --resume",
             ),
         }
         if error.errno not in reasons:

@@ -63,12 +63,14 @@ def find_run(runs: Path, name: str) -> RunFolder:
 @contextmanager
 def claim(folder: Path) -> Iterator[None]:
     """Keeps other processes off this run; the claim ends with the process, however it ends."""
-    descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
+    with durable.disk_errors(folder):
+        descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{folder} is in use by another process", param=str(folder), code="run_in_use",
+                           hint="wait for it to end, or begin a run under another name") from None  # fmt: skip
         yield
-    except BlockingIOError:
-        raise RunError(f"{folder} is in use by another process", param=str(folder), code="run_in_use",
-                       hint="wait for it to end, or begin a run under another name") from None  # fmt: skip
     finally:
         os.close(descriptor)

@@ -106,14 +106,14 @@ def test_several_adapters_in_one_pass_train_as_each_alone() -> None:
     together = Engine(tiny_llama(), micro_batch_tokens=128)
     for seed, name in enumerate(NAMES):
         together.add_adapter(name, LORA, seed=seed)
-    for step in range(3):
+    for _ in range(3):
         settings = {name: StepSettings(1e-2 * (seed + 1)) for seed, name in enumerate(NAMES)}
         shared = together.forward_backward(rows)
         norms = together.step(settings)
     for seed, name in enumerate(NAMES):
         alone = Engine(tiny_llama())
         alone.add_adapter(name, LORA, seed=seed)
-        for step in range(3):
+        for _ in range(3):
             loss = alone.forward_backward({name: rows[name]})[name]
             norm = alone.step({name: settings[name]})[name]
         assert shared[name].mean == pytest.approx(loss.mean, rel=1e-5)

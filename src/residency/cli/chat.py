@@ -80,8 +80,8 @@ def questions() -> Iterator[str]:
 
 def answer(question: str, sides: list[Speaker], as_json: bool) -> None:
     if as_json:
-        tuned, *rest = (as_record(side.answer(question)) for side in sides)
-        print_answer({"user": question, **tuned} | ({"base": rest[0]} if rest else {}))
+        records = [as_record(side.answer(question)) for side in sides]
+        print_answer({"user": question, **records[0]} | ({"base": records[1]} if len(sides) > 1 else {}))
     elif len(sides) == 1:
         stream(sides[0], question)
     else:

@@ -79,7 +79,7 @@ def show_rows(source: str, as_json: bool) -> None:
         })  # fmt: skip
         return
     print_line(f"{source}: all {found.rows_read:,} rows can be used")
-    print_line(f"format: {found.format} ({found.format_reason})")
+    print_line(f"format: {found.format}; {found.format_reason}")
     print_line("tokens: name a model with --model to count them and to see a row as it sees it")
 
 
@@ -90,7 +90,7 @@ def show(source: str, found: CheckResult, as_json: bool) -> None:
         return
     tokens = found.tokens
     print_line(f"{source}: all rows can be used")
-    print_line(f"format: {found.format} ({found.format_reason})")
+    print_line(f"format: {found.format}; {found.format_reason}")
     print_line("rows:   " + ", ".join(f"{count:,} {name}" for name, count in found.rows.items()))
     print_line(
         f"tokens: {tokens['total']:,} in the training rows, {tokens['trained']:,} of them trained; a row has "

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from residency import progress
-from residency.evals.wording import percent, points, probability, score, signed
-from residency.records import Comparison, Event
+from residency.evals.wording import SPACE, percent, points, probability, score, signed
+from residency.records import Comparison, Event, Interval
 
 stdout = Console(highlight=False)
 STYLES = {"info": "dim", "warning": "yellow", "error": "red"}
@@ -58,7 +58,8 @@ def table(columns: Iterable[str], rows: Iterable[Sequence[object]], *, right: Se
     """`right` holds the positions of the columns of numbers."""
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for position, name in enumerate(columns):
-        shown.add_column(name, justify="right" if position in right else "left", overflow="fold")
+        number = position in right
+        shown.add_column(name, justify="right" if number else "left", overflow="fold", no_wrap=number)
     for row in rows:
         shown.add_row(*map(_plain, row))
     return shown
@@ -72,21 +73,18 @@ def _plain(value: object) -> str:
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
-    """Before, after and the gain, each with its 95 % interval."""
-    columns = ("test", "grader", "compared with", "before", "after", "gain", "McNemar")
+    """Before, after and the gain, each with its 95 % interval below it."""
+    columns = ("test", "grader", "against", "before", "after", "gain", "McNemar")
     return table(columns, [_comparison_row(one) for one in comparisons], right=(3, 4, 5))
 
 
 def _comparison_row(one: Comparison) -> tuple[str, ...]:
-    shares = one.p_value is not None
-    value, change = (percent, points) if shares else (score, signed)
-    levels = [f"{value(part.value)} [{value(part.low)}, {value(part.high)}]" for part in (one.before, one.after)]
-    gain = f"{change(one.gain.value)} [{change(one.gain.low)}, {change(one.gain.high)}]"
-    return (
-        one.test,
-        one.grader,
-        one.baseline,
-        *levels,
-        gain,
-        probability(one.p_value) if one.p_value is not None else "",
-    )
+    level, change = (percent, points) if one.p_value is not None else (score, signed)
+    p_value = probability(one.p_value) if one.p_value is not None else ""
+    parts = (_with_limits(one.before, level), _with_limits(one.after, level), _with_limits(one.gain, change))
+    return one.test, one.grader, one.baseline, *parts, p_value
+
+
+def _with_limits(interval: Interval, shown: Callable[[float], str]) -> str:
+    low, high = (shown(limit).removesuffix(f"{SPACE}%") for limit in (interval.low, interval.high))
+    return f"{shown(interval.value)}\n[{low}, {high}]"

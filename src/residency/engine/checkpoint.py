@@ -2,7 +2,8 @@
 
 checkpoints/
   step-000050/   adapter or weights, optimizer.safetensors, progress.json, manifest.json (a SHA-256 of each file)
-  best/          the weights alone of the best held-out loss so far
+  best-000040/   the weights alone of the best held-out loss so far
+  damaged-*/     what was found damaged; nothing reads it again
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from pathlib import Path
 
 import torch
 
+from pydantic import TypeAdapter, ValidationError
+
 from residency import durable
 from residency.errors import ResourceError
 from residency.records import Record, RunFolder
 
 MANIFEST = "manifest.json"
+MANIFEST_FORMAT = TypeAdapter(dict[str, str])
 PROGRESS = "progress.json"
 
 
@@ -58,30 +62,46 @@ class Checkpoints:
     def save(self, progress: Progress, write_tensors: Callable[[Path], None]) -> Path:
         """Raises ResourceError where the disk is full; what was there before stays."""
         path = self._write(f"step-{progress.step:06d}", progress, write_tensors)
-        for old in self._steps()[: -self.keep]:
+        best = progress.best_step and self._best(progress.best_step)
+        for old in [*self._steps()[: -self.keep], *(p for p in self.folder.glob("best-*") if p != best)]:
             shutil.rmtree(old)
         return path
 
     def save_best(self, progress: Progress, write_tensors: Callable[[Path], None]) -> None:
-        self._write("best", progress, write_tensors)
+        """Keeps the one before too until the next `save`, from which a killed run would go on."""
+        self._write(self._best(progress.step).name, progress, write_tensors)
 
     def newest(self) -> tuple[Progress, Path] | None:
         """The newest checkpoint that is whole. A damaged one is said and set aside, and the one before it is used."""
         for path in reversed(self._steps()):
             if damage := find_damage(path):
-                self.run.say("checkpoint_damaged", f"{path.name} is damaged ({damage}); using the one before it",
-                             level="warning", checkpoint=path.name, damage=damage)  # fmt: skip
-                shutil.rmtree(path)
+                self._set_aside(path, damage, "the one before it is used")
                 continue
             return Progress.model_validate_json((path / PROGRESS).read_bytes()), path
         return None
 
-    def best(self) -> Path | None:
-        path = self.folder / "best"
-        return path if path.exists() and not find_damage(path) else None
+    def best(self, step: int) -> Path | None:
+        """The weights kept at `step`; None, and said, where they are damaged."""
+        path = self._best(step)
+        if damage := find_damage(path):
+            self._set_aside(path, damage, "the weights of the last step are the result")
+            return None
+        return path
+
+    def _best(self, step: int) -> Path:
+        return self.folder / f"best-{step:06d}"
 
     def _steps(self) -> list[Path]:
-        return sorted(self.folder.glob("step-*"))
+        return sorted(self.folder.glob("step-*"), key=lambda path: (len(path.name), path.name))
+
+    def _set_aside(self, path: Path, damage: str, instead: str) -> None:
+        """Not deleted: a disk that fails to read today may read tomorrow."""
+        self.run.say("checkpoint_damaged", f"{path.name} is damaged ({damage}); {instead}", level="warning",
+                     checkpoint=path.name, damage=damage)  # fmt: skip
+        if path.exists():
+            aside = self.folder / f"damaged-{path.name}"
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
 
     def _write(self, name: str, progress: Progress, write_tensors: Callable[[Path], None]) -> Path:
         final, aside = self.folder / name, self.folder / f".{name}.writing"
@@ -96,8 +116,8 @@ class Checkpoints:
                 for file in aside.iterdir():
                     durable.sync_file(file)
                 durable.sync_folder(aside)
-                if final.exists():
-                    final.rename(self.folder / f".{name}.replaced")
+                if final.exists():  # left by an attempt that was killed before it could go on from it
+                    shutil.rmtree(final)
                 aside.rename(final)
                 durable.sync_folder(self.folder)
             finally:
@@ -111,22 +131,31 @@ class Checkpoints:
 
 def find_damage(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
+    if not path.is_dir():
+        return "it is missing"
     try:
-        sums: dict[str, str] = json.loads((path / MANIFEST).read_text())
-    except (OSError, ValueError) as error:
-        return f"{MANIFEST}: {error.__class__.__name__}"
-    for name, expected in sums.items():
-        if not (path / name).is_file():
+        sums = MANIFEST_FORMAT.validate_json((path / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing"
+    except (OSError, ValidationError) as error:
+        return f"{MANIFEST} cannot be read: {type(error).__name__}"
+    for name in sorted(sums.keys() | {PROGRESS}):
+        try:
+            actual = durable.sha256(path / name)
+        except FileNotFoundError:
             return f"{name} is missing"
-        if durable.sha256(path / name) != expected:
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}"
+        if actual != sums.get(name):
             return f"{name} does not match its checksum"
     return None
 
 
 def require_disk_space(folder: Path, needed_bytes: int) -> None:
-    """Raises ResourceError before training where the checkpoints would not fit."""
+    """Raises ResourceError before training where the checkpoints would not fit; those of a resumed run count as there."""
     free = shutil.disk_usage(folder).free
-    if free < needed_bytes:
+    there = sum(file.stat().st_size for file in (folder / "checkpoints").rglob("*") if file.is_file())
+    if free + there < needed_bytes:
         raise ResourceError(
             f"the checkpoints need about {needed_bytes / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB free",
             code="disk_full",

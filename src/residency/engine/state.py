@@ -56,4 +56,4 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str,
     for key, value in load_file(folder / OPTIMIZER).items():
         name, _, slot = key.rpartition("|")
         parameter = parameters[name]
-        optimizer.state[parameter][slot] = value.to(parameter.device) if slot != "step" else value
+        optimizer.state[parameter][slot] = value.to(parameter.device)  # `step` too, as the fused kernel wants it

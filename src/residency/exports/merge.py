@@ -1,7 +1,7 @@
 """A run's result for use elsewhere: the adapter as it is, or merged into a model that stands alone.
 
-A merged model is written aside, read back by transformers alone, and must give the adapter's logits before it takes its
-place. An adapter trained on a 4-bit base is merged into the base's own 16-bit (or 32-bit) weights, as others will load it.
+A merged model is written aside, read back by transformers alone, and must give the adapter's logits before it takes
+its place. An adapter trained on a 4-bit base is merged into the base's own 16-bit (or 32-bit) weights.
 """
 
 from __future__ import annotations

@@ -35,9 +35,11 @@ def parse_formula(text: str, names: Collection[str]) -> ast.expr:
 
     Raises GraderError where it is anything but + - * / ^, parentheses, numbers, the names and the eight functions.
     """
+    if len(text) > LONGEST_CHARACTERS:
+        raise _wrong(text, f"it is longer than {LONGEST_CHARACTERS:,} characters", names)
     try:
         # `^` is the power here, as on paper; Python's own `^` binds weaker than `+`.
-        tree = ast.parse(text[:LONGEST_CHARACTERS].replace("^", "**").strip(), mode="eval").body
+        tree = ast.parse(text.replace("^", "**").strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise _wrong(text, "it cannot be read", names) from None
     _check(tree, text, names)

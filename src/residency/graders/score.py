@@ -53,11 +53,10 @@ def grade(grader: Grader, item: Item, output_text: str, *, output_tools: list[An
 def grade_all(graders: list[Grader], items: list[Item], outputs: list[str]) -> list[dict[str, Grade]]:
     """For each answer its grades by the grader's name, in the order of the items."""
     check_graders(graders)
-    samples = [make_sample(output) for output in outputs]
+    rows = [(item, make_sample(output)) for item, output in zip(items, outputs, strict=True)]
     with ExitStack() as resources:
-        scorers = {grader.name: _prepare(grader, resources) for grader in graders}
-        columns = {grader.name: _column(grader, scorers[grader.name], items, samples) for grader in graders}
-    return [{name: column[row] for name, column in columns.items()} for row in range(len(items))]
+        columns = {grader.name: _column(grader, _prepare(grader, resources), rows) for grader in graders}
+    return [{name: column[row] for name, column in columns.items()} for row in range(len(rows))]
 
 
 def check_graders(graders: list[Grader]) -> None:
@@ -131,11 +130,11 @@ def _check_judge(grader: ScoreModel | LabelModel) -> None:
     judge.endpoint(grader)
 
 
-def _column(grader: Grader, scorer: Scorer, items: list[Item], samples: list[Sample]) -> list[Grade]:
+def _column(grader: Grader, scorer: Scorer, rows: list[tuple[Item, Sample]]) -> list[Grade]:
     at_once = JUDGE_REQUESTS_AT_ONCE if _asks_a_model(grader) else 1
     grades = []
-    with ThreadPoolExecutor(at_once) as pool, track(f"grading: {grader.name}", len(items)) as advance:
-        for graded in pool.map(scorer, items, samples):
+    with ThreadPoolExecutor(at_once) as pool, track(f"grading: {grader.name}", len(rows)) as advance:
+        for graded in pool.map(lambda row: scorer(*row), rows):
             grades.append(graded)
             advance()
     return grades

@@ -64,10 +64,10 @@ def train(
     """
     total = total_steps(settings, len(rows))
     checkpoints = Checkpoints(run, settings.keep_checkpoints)
-    state = resume(engine, name, checkpoints) or Progress(micro_batch_tokens=engine.micro_batch_tokens)
+    state = resume(engine, name, checkpoints)
     if state.step == 0 and held_out:
         state = measure(engine, name, held_out, state, settings, run, checkpoints, len(rows))
-    saved_at, stopped_early = time.monotonic(), out_of_patience(state, settings)
+    saved_at, stopped_early = time.monotonic(), state.step < total and out_of_patience(state, settings)
     with stop_requests() as stop_requested, track("training", total) as advance:
         advance(state.step)
         while state.step < total and not stopped_early:
@@ -96,28 +96,30 @@ def train(
             if state.step % settings.save_every_steps == 0 or last or overdue or signal or stopped_early:
                 path = checkpoints.save(state, lambda folder: engine.save(name, folder))
                 saved_at = time.monotonic()
-            if signal and not last:
+            if signal:
                 raise Interrupted(
                     f"{signal} after step {state.step} of {total}; everything is saved in {path}",
                     hint="go on with the same command and --resume",
                 )
-    if (best := checkpoints.best()) and state.best_step != state.step:
+    if state.best_step not in (None, state.step) and (best := checkpoints.best(state.best_step)):
         engine.restore(name, best, optimizer=False)
         run.say("best_restored", f"the weights of step {state.best_step} had the lowest held-out loss and are the "
                 f"result", step=state.best_step, loss=state.best_loss)  # fmt: skip
     return Outcome(state, stopped_early, total)
 
 
-def resume(engine: Engine, name: str, checkpoints: Checkpoints) -> Progress | None:
-    """Puts the newest whole checkpoint into the engine and cuts the metrics back to it."""
-    found = checkpoints.newest()
+def resume(engine: Engine, name: str, checkpoints: Checkpoints) -> Progress:
+    """Puts the newest whole checkpoint into the engine and cuts the metrics back to it; without one, all of them."""
+    run, found = checkpoints.run, checkpoints.newest()
     if found is None:
-        return None
+        if run.metrics():
+            run.keep_metrics(-1)
+            run.say("restarted", "no checkpoint is left; training begins again", level="warning")
+        return Progress(micro_batch_tokens=engine.micro_batch_tokens)
     state, path = found
     engine.restore(name, path)
     engine.micro_batch_tokens = state.micro_batch_tokens
     set_random_state(state.rng)
-    run = checkpoints.run
     run.keep_metrics(state.step)
     run.say("resumed", f"resumed from {path.name}", step=state.step)
     return state

@@ -139,6 +139,7 @@ def test_an_unfinished_run_shows_what_there_is(run: RunFolder) -> None:
 
 def test_a_failed_run_says_why_and_what_to_do(run: RunFolder) -> None:
     (run / "summary.json").unlink()
+    shutil.rmtree(run / "eval")
     run.fail(DataError("3 rows cannot be used", hint="correct them", problems=["train.jsonl:7: no answer"]))
     write_report(run)
     for text in (Page(run / "report.html").text, (run / "report.md").read_text()):
