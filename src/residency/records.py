@@ -171,7 +171,8 @@ class RunFolder:
         durable.append_line(self / name, record.model_dump_json(exclude_none=True))
 
     def write(self, name: str, record: Record) -> None:
-        (self / name).parent.mkdir(parents=True, exist_ok=True)
+        with durable.disk_errors(self / name):
+            (self / name).parent.mkdir(parents=True, exist_ok=True)
         durable.write_json(self / name, record.model_dump(mode="json"))
 
     def read(self, name: str, kind: type[R]) -> R:
@@ -184,7 +185,16 @@ class RunFolder:
             raise RunError(f"{self / name} cannot be read: {error.errors()[0]['msg']}", param=name) from error
 
     def metrics(self) -> list[Metric]:
-        return [Metric.model_validate(row) for row in durable.read_jsonl(self / "metrics.jsonl")]
+        return self._lines("metrics.jsonl", Metric)
+
+    def _lines(self, name: str, kind: type[R]) -> list[R]:
+        records = []
+        for number, row in enumerate(durable.read_jsonl(self / name), 1):
+            try:
+                records.append(kind.model_validate(row))
+            except ValidationError as error:
+                raise RunError(f"{self / name}:{number} is damaged: {error.errors()[0]['msg']}", param=name) from error
+        return records
 
     def keep_metrics(self, step: int) -> None:
         """Forgets what was measured after `step`: a resumed run measures it again."""
@@ -192,7 +202,7 @@ class RunFolder:
         durable.write_text(self / "metrics.jsonl", "".join(line + "\n" for line in kept))
 
     def events(self) -> list[Event]:
-        return [Event.model_validate(row) for row in durable.read_jsonl(self / "events.jsonl")]
+        return self._lines("events.jsonl", Event)
 
     def eval_results(self) -> list[EvalResult]:
         return [self.read(f"eval/{path.name}", EvalResult) for path in sorted((self / "eval").glob("*.json"))]

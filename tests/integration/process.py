@@ -20,7 +20,9 @@ from residency.errors import ResidencyError
 from residency.records import RunFolder
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["residency.pipeline", "transformers.models.llama.modeling_llama", "peft", "matplotlib.pyplot"])
+CONTEXT.set_forkserver_preload(
+    ["residency.pipeline", "transformers.models.llama.modeling_llama", "peft", "matplotlib.pyplot"]
+)
 DEADLINE_SECONDS = 120
 
 

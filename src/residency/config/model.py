@@ -137,9 +137,7 @@ class Run(Section, Generic[A]):
     model: Model
     data: Data[A]
     method: Method = Field(default=Sft())
-    adapter: Lora[A] | Qlora[A] | Full | Peft = Field(
-        default=DEFAULTS | {"kind": "lora"}, discriminator="kind"
-    )
+    adapter: Lora[A] | Qlora[A] | Full | Peft = Field(default=DEFAULTS | {"kind": "lora"}, discriminator="kind")
     train: Train[A] = Field(default=DEFAULTS)
     eval: Evaluation[A] = Field(default=DEFAULTS)
     speed: Speed[A] = Field(default=DEFAULTS)

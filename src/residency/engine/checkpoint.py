@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-
 from pydantic import TypeAdapter, ValidationError
 
 from residency import durable
@@ -152,7 +151,7 @@ def find_damage(path: Path) -> str | None:
 
 
 def require_disk_space(folder: Path, needed_bytes: int) -> None:
-    """Raises ResourceError before training where the checkpoints would not fit; those of a resumed run count as there."""
+    """Raises ResourceError before training where the checkpoints would not fit; a resumed run's own count as room."""
     free = shutil.disk_usage(folder).free
     there = sum(file.stat().st_size for file in (folder / "checkpoints").rglob("*") if file.is_file())
     if free + there < needed_bytes:

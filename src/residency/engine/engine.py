@@ -31,7 +31,7 @@ from residency.engine.loss import linear_cross_entropy, logits_cross_entropy
 from residency.engine.memory import is_out_of_memory, release_memory
 from residency.engine.optim import StepSettings, adamw, step_sizes
 from residency.engine.sampling import Sampled, SamplingSettings, collect, stream
-from residency.errors import ResourceError
+from residency.errors import ConfigError, ResourceError
 
 FULL = "model"
 """The name under which full fine-tuning trains the model's own weights."""
@@ -105,12 +105,19 @@ class Engine:
     # ---- adapters
 
     def add_adapter(self, name: str, config: PeftConfig, *, seed: int = 0) -> None:
-        """Adds a trainable adapter in PEFT's own layers; its start depends on `seed` alone."""
+        """Adds a trainable adapter in PEFT's own layers; its start depends on `seed` alone. Raises ConfigError."""
         torch.manual_seed(seed)
-        if isinstance(self.model, PeftModel):
-            self.model.add_adapter(name, config)
-        else:
-            self.model = get_peft_model(self._base, config, adapter_name=name)
+        try:
+            if isinstance(self.model, PeftModel):
+                self.model.add_adapter(name, config)
+            else:
+                self.model = get_peft_model(self._base, config, adapter_name=name)
+        except (ValueError, TypeError) as error:  # PEFT's own refusals, such as target modules that are not there
+            targets = getattr(config, "target_modules", None)
+            raise ConfigError(
+                f"adapter.targets: PEFT cannot adapt {targets}: {str(error).splitlines()[0]}", param="adapter.targets",
+                hint="leave out adapter.targets for all linear layers, or name modules that the model has",
+            ) from error  # fmt: skip
         self._shared_passes = lora.is_plain(self.model)
         if self._shared_passes:
             lora.use_shared_forward(self.model, self._routing)
@@ -152,17 +159,14 @@ class Engine:
         return norms
 
     def logprobs(self, adapter: str | None, rows: Sequence[Rendered]) -> list[Scores]:
-        """Each row's trained tokens, scored without gradients."""
-        scores: list[Scores | None] = [None] * len(rows)
-        with torch.no_grad(), self._active(adapter):
-            for pack in self._packs({adapter: rows}):
-                _, losses, correct = self._losses(pack)
-                owners = pack.row_of_target.cpu().numpy()
-                losses_np, correct_np = losses.cpu().numpy(), correct.cpu().numpy()
-                for position, row in enumerate(pack.rows):
-                    mine = owners == position
-                    scores[row] = Scores(-losses_np[mine], correct_np[mine])
-        return [one for one in scores if one is not None]
+        """Each row's trained tokens, scored without gradients. Raises ResourceError like `forward_backward`."""
+        while True:
+            try:
+                return self._scores(adapter, rows)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            self._shrink_micro_batch(rows)
 
     def sample(
         self, adapter: str | None, prompts: Sequence[Sequence[int]], settings: SamplingSettings
@@ -201,7 +205,7 @@ class Engine:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-            self._shrink_micro_batch()
+            self._shrink_micro_batch([row for one in self._since_step for rows in one.values() for row in rows])
             for trained in self._trained.values():
                 trained.optimizer.zero_grad()
                 trained.tokens = 0
@@ -222,11 +226,24 @@ class Engine:
             self._trained[name].tokens += total.tokens
         return totals
 
+    def _scores(self, adapter: str | None, rows: Sequence[Rendered]) -> list[Scores]:
+        scores: list[Scores | None] = [None] * len(rows)
+        with torch.no_grad(), self._active(adapter):
+            for pack in self._packs({adapter: rows}):
+                _, losses, correct = self._losses(pack)
+                owners = pack.row_of_target.cpu().numpy()
+                losses_np, correct_np = losses.cpu().numpy(), correct.cpu().numpy()
+                for position, row in enumerate(pack.rows):
+                    mine = owners == position
+                    scores[row] = Scores(-losses_np[mine], correct_np[mine])
+        return [one for one in scores if one is not None]
+
     def _step(self, trained: _Trained, settings: StepSettings) -> float:
         gradients = [p.grad for p in trained.parameters.values() if p.grad is not None]
+        tokens, trained.tokens = trained.tokens, 0
         if not gradients:
             return 0.0
-        torch._foreach_mul_(gradients, 1.0 / max(1, trained.tokens))
+        torch._foreach_mul_(gradients, 1.0 / max(1, tokens))
         norm = torch.nn.utils.get_total_norm(gradients)
         if not torch.isfinite(norm):
             trained.optimizer.zero_grad()
@@ -236,7 +253,6 @@ class Engine:
         step_sizes(trained.optimizer, settings)
         trained.optimizer.step()
         trained.optimizer.zero_grad()
-        trained.tokens = 0
         return float(norm)
 
     def _packs(self, group: Mapping[Any, Sequence[Rendered]]) -> Iterator[Pack]:
@@ -275,7 +291,7 @@ class Engine:
         for trained in self._trained.values():
             for parameter in trained.parameters.values():
                 parameter.requires_grad_(True)
-        self.model.train()
+        self.model.train(torch.is_grad_enabled())  # dropout is for training alone
         try:
             yield
         finally:
@@ -284,9 +300,9 @@ class Engine:
     def _autocast(self) -> Any:
         return torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
 
-    def _shrink_micro_batch(self) -> None:
+    def _shrink_micro_batch(self, rows: Sequence[Rendered]) -> None:
         release_memory()
-        longest = max(needed_length(row) for group in self._since_step for rows in group.values() for row in rows)
+        longest = max(needed_length(row) for row in rows)
         if self.micro_batch_tokens <= longest or not self.packing:
             raise ResourceError(
                 f"memory ran out on a single row of {longest} tokens",

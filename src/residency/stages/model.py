@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from residency import durable
 from residency.config.model import Full, Qlora, ResolvedConfig
 from residency.engine.adapters import ADAPTER, peft_config
 from residency.engine.checkpoint import require_disk_space
@@ -83,13 +84,17 @@ def save_result(engine: Engine, name: str, tokenizer: Any, resolved: ResolvedCon
     """The adapter in PEFT's format, or the whole model in transformers', with the tokenizer and its template."""
     folder = result_folder(run, resolved)
     aside = folder.with_name(f".{folder.name}.writing")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    if isinstance(resolved.adapter, Full):
-        engine.model.save_pretrained(aside)
-    else:
-        engine.save(name, aside, optimizer=False)
-    tokenizer.save_pretrained(aside)
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
+    with durable.disk_errors(folder):
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        if isinstance(resolved.adapter, Full):
+            engine.model.save_pretrained(aside)
+        else:
+            engine.save(name, aside, optimizer=False)
+        tokenizer.save_pretrained(aside)
+        for file in aside.iterdir():
+            durable.sync_file(file)
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+        durable.sync_folder(run.path)
     run.say("saved", f"the result is in {folder}", path=str(folder))

@@ -64,7 +64,7 @@ def prepare(config: RunConfig, run: RunFolder) -> Prepared:
 
     Raises DataError with the problems of all files, ModelError, TemplateError, ConfigError, RunError.
     """
-    resuming = (run / "resolved.json").exists()
+    resuming = (run / "audit.json").exists()  # written last
     if not resuming:
         durable.write_text(run / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     data = read_data(config)
@@ -73,6 +73,7 @@ def prepare(config: RunConfig, run: RunFolder) -> Prepared:
     if resuming:
         resolved, reasons = read_resolved(run)
         refuse_changed_data(run, data.files)
+        say_what_is_kept(config, run)
     else:
         facts = gather(config, load_config(config.model), data.train, data.tests, rows, data.format, bool(held_out),
                        renderer)  # fmt: skip
@@ -172,6 +173,16 @@ def read_resolved(run: RunFolder) -> tuple[ResolvedConfig, dict[str, str]]:
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{run / 'resolved.json'} cannot be read: {str(error).splitlines()[0]}",
                        param=str(run.path), hint="begin a new run") from error  # fmt: skip
+
+
+def say_what_is_kept(config: RunConfig, run: RunFolder) -> None:
+    """A resumed run keeps the values it began with; where the run file has others now, that is said."""
+    began = yaml.safe_load((run / "config.yaml").read_text())
+    now = config.model_dump(mode="json")
+    changed = sorted(key for key in now if now[key] != began.get(key))
+    if changed:
+        run.say("kept", f"the run file has changed in {', '.join(changed)} since this run began; it goes on with the "
+                f"values it began with", level="warning", sections=changed)  # fmt: skip
 
 
 def refuse_changed_data(run: RunFolder, files: Mapping[str, str]) -> None:
