@@ -266,3 +266,12 @@ def test_data_that_have_changed_are_refused(folder: Path, undisturbed: RunFolder
     assert train(config, tmp_path / "runs", resume=True) == 7
     assert error(run)["code"] == "data_changed"
     assert "train.jsonl" in error(run)["message"]
+
+
+def test_a_resumed_run_keeps_the_run_file_it_began_with(folder: Path, undisturbed: RunFolder, tmp_path: Path) -> None:
+    run = copy_of(undisturbed, tmp_path)
+    truncate(run / f"checkpoints/step-{STEPS:06d}")
+    changed = configure(folder, learning_rate=1e-9, seed=99)
+    assert train(changed, tmp_path, resume=True) == 0
+    assert_same_result(run, undisturbed)
+    assert {event.kind: event for event in run.events()}["kept"].data["sections"] == ["train"]

@@ -118,6 +118,7 @@ class Engine:
                 f"adapter.targets: PEFT cannot adapt {targets}: {str(error).splitlines()[0]}", param="adapter.targets",
                 hint="leave out adapter.targets for all linear layers, or name modules that the model has",
             ) from error  # fmt: skip
+        self.model.set_adapter(name)
         self._shared_passes = lora.is_plain(self.model)
         if self._shared_passes:
             lora.use_shared_forward(self.model, self._routing)
@@ -302,14 +303,15 @@ class Engine:
 
     def _shrink_micro_batch(self, rows: Sequence[Rendered]) -> None:
         release_memory()
-        longest = max(needed_length(row) for row in rows)
+        lengths = [needed_length(row) for row in rows]
+        longest = max(lengths)
         if self.micro_batch_tokens <= longest or not self.packing:
             raise ResourceError(
                 f"memory ran out on a single row of {longest} tokens",
                 code="out_of_memory",
                 hint="lower data.max_length_tokens, or use adapter.kind: qlora or a smaller model",
             )
-        self.micro_batch_tokens = max(longest, min(self.micro_batch_tokens // 2, self.micro_batch_tokens - 1))
+        self.micro_batch_tokens = max(longest, min(self.micro_batch_tokens, sum(lengths)) // 2)
         self.on_smaller_micro_batch(self.micro_batch_tokens)
 
 

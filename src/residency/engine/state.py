@@ -19,8 +19,12 @@ OPTIMIZER = "optimizer.safetensors"
 
 
 def adapter_parameters(model: Any, name: str) -> dict[str, nn.Parameter]:
-    """The parameters PEFT added for the adapter `name`, by their full names."""
-    return {full: p for full, p in model.named_parameters() if f".{name}." in full or full.endswith(f".{name}")}
+    """The parameters that PEFT trains for the active adapter `name`, by their full names."""
+    return {
+        full: p
+        for full, p in model.named_parameters()
+        if p.requires_grad and (f".{name}." in full or full.endswith(f".{name}"))
+    }
 
 
 def save(model: Any, name: str, parameters: Mapping[str, nn.Parameter], folder: Path) -> None:

@@ -65,7 +65,9 @@ def prepare(config: RunConfig, run: RunFolder) -> Prepared:
     Raises DataError with the problems of all files, ModelError, TemplateError, ConfigError, RunError.
     """
     resuming = (run / "audit.json").exists()  # written last
-    if not resuming:
+    if resuming:
+        config = begun_with(config, run)
+    else:
         durable.write_text(run / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     data = read_data(config)
     renderer, template_token_ids = load_renderer(config)
@@ -73,7 +75,6 @@ def prepare(config: RunConfig, run: RunFolder) -> Prepared:
     if resuming:
         resolved, reasons = read_resolved(run)
         refuse_changed_data(run, data.files)
-        say_what_is_kept(config, run)
     else:
         facts = gather(config, load_config(config.model), data.train, data.tests, rows, data.format, bool(held_out),
                        renderer)  # fmt: skip
@@ -175,14 +176,18 @@ def read_resolved(run: RunFolder) -> tuple[ResolvedConfig, dict[str, str]]:
                        param=str(run.path), hint="begin a new run") from error  # fmt: skip
 
 
-def say_what_is_kept(config: RunConfig, run: RunFolder) -> None:
-    """A resumed run keeps the values it began with; where the run file has others now, that is said."""
-    began = yaml.safe_load((run / "config.yaml").read_text())
-    now = config.model_dump(mode="json")
-    changed = sorted(key for key in now if now[key] != began.get(key))
+def begun_with(config: RunConfig, run: RunFolder) -> RunConfig:
+    """A resumed run keeps the run file it began with; where the file says otherwise now, that is said."""
+    try:
+        began = RunConfig.model_validate(yaml.safe_load((run / "config.yaml").read_text()))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise RunError(f"{run / 'config.yaml'} cannot be read: {str(error).splitlines()[0]}",
+                       param=str(run.path), hint="begin a new run") from error  # fmt: skip
+    changed = [name for name in RunConfig.model_fields if getattr(config, name) != getattr(began, name)]
     if changed:
-        run.say("kept", f"the run file has changed in {', '.join(changed)} since this run began; it goes on with the "
-                f"values it began with", level="warning", sections=changed)  # fmt: skip
+        run.say("kept", f"the run file has changed in {', '.join(changed)} since this run began; it goes on with what "
+                f"it began with", level="warning", sections=changed)  # fmt: skip
+    return began
 
 
 def refuse_changed_data(run: RunFolder, files: Mapping[str, str]) -> None:

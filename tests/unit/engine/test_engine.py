@@ -136,7 +136,8 @@ def test_when_memory_runs_out_smaller_passes_give_the_same_gradients() -> None:
         losses = [engine.forward_backward({"one": rows})["one"] for rows in (first, second)]
         if engine is free:
             expected = losses
-    assert told == [128, 64]
+    [half, quarter] = told
+    assert quarter == half // 2 <= 80 < half, "halved, from the pass that failed, until it fits"
     assert [loss.tokens for loss in losses] == [loss.tokens for loss in expected]
     assert [loss.total for loss in losses] == pytest.approx([loss.total for loss in expected], rel=1e-5)
     for key, gradient in gradients(free).items():
