@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parent))
 from gpu_models import engine_with_adapters, mix_a, mix_b, random_model
+
 from residency.data.messages import Rendered
 from residency.engine import elementwise as ew
 from residency.engine.document_kernel import Documents, _by_sdpa, attend, attend_backward

@@ -23,6 +23,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from gpu_models import engine_with_adapters, mix_a, mix_b, random_model
+
 from residency.data.messages import Rendered
 from residency.engine.engine import Engine
 from residency.engine.optim import StepSettings

@@ -20,6 +20,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+SHOWN = 50
+"""Problems that a message shows; `problems` and `error.json` have all."""
+
 
 class ResidencyError(Exception):
     """The root; `code` is stable and meant for programs."""
@@ -45,7 +48,9 @@ class ResidencyError(Exception):
         self.problems = problems or []
 
     def __str__(self) -> str:
-        lines = [self.message, *(f"  - {problem}" for problem in self.problems)]
+        lines = [self.message, *(f"  - {problem}" for problem in self.problems[:SHOWN])]
+        if (more := len(self.problems) - SHOWN) > 0:
+            lines.append(f"  - and {more:,} more")
         if self.hint:
             lines.append(f"hint: {self.hint}")
         return "\n".join(lines)

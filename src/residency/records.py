@@ -160,9 +160,7 @@ class RunFolder:
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
-    def say(
-        self, kind: str, message: str, *, level: Literal["info", "warning", "error"] = "info", **data: Any
-    ) -> None:
+    def say(self, kind: str, message: str, *, level: Literal["info", "warning", "error"] = "info", **data: Any) -> None:
         """Writes an event and shows it to whoever listens."""
         event = Event(level=level, kind=kind, message=message, data=data)
         self.append("events.jsonl", event)
@@ -173,7 +171,8 @@ class RunFolder:
         durable.append_line(self / name, record.model_dump_json(exclude_none=True))
 
     def write(self, name: str, record: Record) -> None:
-        (self / name).parent.mkdir(parents=True, exist_ok=True)
+        with durable.disk_errors(self / name):
+            (self / name).parent.mkdir(parents=True, exist_ok=True)
         durable.write_json(self / name, record.model_dump(mode="json"))
 
     def read(self, name: str, kind: type[R]) -> R:
@@ -181,17 +180,29 @@ class RunFolder:
         try:
             return kind.model_validate_json((self / name).read_bytes())
         except FileNotFoundError:
-            raise RunError(
-                f"{self.path} has no {name}", hint="the run has not come that far", param=name
-            ) from None
+            raise RunError(f"{self.path} has no {name}", hint="the run has not come that far", param=name) from None
         except ValidationError as error:
             raise RunError(f"{self / name} cannot be read: {error.errors()[0]['msg']}", param=name) from error
 
     def metrics(self) -> list[Metric]:
-        return [Metric.model_validate(row) for row in durable.read_jsonl(self / "metrics.jsonl")]
+        return self._lines("metrics.jsonl", Metric)
+
+    def _lines(self, name: str, kind: type[R]) -> list[R]:
+        records = []
+        for number, row in enumerate(durable.read_jsonl(self / name), 1):
+            try:
+                records.append(kind.model_validate(row))
+            except ValidationError as error:
+                raise RunError(f"{self / name}:{number} is damaged: {error.errors()[0]['msg']}", param=name) from error
+        return records
+
+    def keep_metrics(self, step: int) -> None:
+        """Forgets what was measured after `step`: a resumed run measures it again."""
+        kept = [metric.model_dump_json(exclude_none=True) for metric in self.metrics() if metric.step <= step]
+        durable.write_text(self / "metrics.jsonl", "".join(line + "\n" for line in kept))
 
     def events(self) -> list[Event]:
-        return [Event.model_validate(row) for row in durable.read_jsonl(self / "events.jsonl")]
+        return self._lines("events.jsonl", Event)
 
     def eval_results(self) -> list[EvalResult]:
         return [self.read(f"eval/{path.name}", EvalResult) for path in sorted((self / "eval").glob("*.json"))]

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from tests.conftest import random_rows, tiny_llama
-from tests.numerics.test_sft_equals_plain import LORA, NAMES, assert_same, plain_gradients
+from peft import LoraConfig
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from residency.data.messages import Rendered
+from residency.engine.batch import needed_length
 from residency.engine.engine import Engine
+from residency.engine.fast_batch import passes
+from residency.engine.fused import FusedDecoder, Pass
 from residency.engine.optim import StepSettings
 from residency.engine.sampling import SamplingSettings
 from residency.engine.speed import Speed
+from tests.conftest import random_rows, tiny_llama
+from tests.numerics.test_sft_equals_plain import LORA, NAMES, assert_same, plain_gradients
 
 FUSED = Speed(fused=True)
+DROPOUT = LoraConfig(r=4, target_modules="all-linear", lora_dropout=0.5, task_type="CAUSAL_LM")
 
 
 def fused_gradients(engine: Engine, batches: Sequence[Sequence[Rendered]]) -> tuple[float, dict[str, torch.Tensor]]:
@@ -67,8 +74,6 @@ def test_layers_formed_again_change_nothing() -> None:
 
 
 def test_only_some_linears_have_an_adapter() -> None:
-    from peft import LoraConfig
-
     config = LoraConfig(r=4, lora_alpha=6, target_modules=["q_proj", "v_proj", "up_proj"], init_lora_weights=False)
     rows = random_rows(5)
     engine = Engine(tiny_llama(), speed=FUSED)
@@ -191,10 +196,96 @@ def test_fp8_stays_near(tmp_path: Path) -> None:
         assert torch.cosine_similarity(gradients[name].flatten(), gradient.flatten(), dim=0) > 0.95, name
 
 
-def test_each_reason_is_given() -> None:
+def test_on_a_cpu_the_plain_passes_are_chosen_and_each_reason_given() -> None:
     engine = fused_engine(Speed())
+    assert engine._fast is None
+    assert engine.speed == Speed(fused=False, graphs=False)
     assert engine.reasons == {
         "fused": "transformers' passes serve a CPU as well",
         "fp8": "not asked for",
         "graphs": "needs a CUDA device",
     }
+
+
+def test_full_fine_tuning_and_dropout_keep_the_plain_passes() -> None:
+    engine = Engine(tiny_llama(), speed=FUSED)
+    engine.train_all_weights()
+    assert engine.reasons["fused"] == "what is trained is not plain LoRA on the layers' linears"
+    engine = Engine(tiny_llama(), speed=FUSED)
+    engine.add_adapter("one", DROPOUT)
+    assert engine._fast is None
+
+
+def test_few_rows_do_not_fill_a_large_pass_up() -> None:
+    rows = random_rows(6)
+    needed = sum(needed_length(row) for row in rows)
+    [one] = passes({0: rows}, 65536, torch.device("cpu"))
+    assert needed <= len(one.tensors.input_ids) <= 1.25 * needed + 16
+
+
+def test_memory_that_runs_out_halves_the_pass_and_trains_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, settings = random_rows(8), {"one": StepSettings(1e-2)}
+    plain, small = fused_engine(), fused_engine(micro_batch_tokens=512)
+    whole = FusedDecoder.forward_backward
+
+    def limited(self: FusedDecoder, one: Pass) -> tuple[torch.Tensor, torch.Tensor]:
+        if len(one.input_ids) > 100:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(self, one)
+
+    for _ in range(2):
+        expected, norm = plain.forward_backward({"one": rows})["one"].mean, plain.step(settings)["one"]
+        with monkeypatch.context() as patch:
+            patch.setattr(FusedDecoder, "forward_backward", limited)
+            assert small.forward_backward({"one": rows})["one"].mean == pytest.approx(expected, rel=1e-5)
+        assert small.step(settings)["one"] == pytest.approx(norm, rel=1e-4)
+    assert small.micro_batch_tokens < 512
+    for key, parameter in plain._trained["one"].parameters.items():
+        torch.testing.assert_close(small._trained["one"].parameters[key], parameter, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("speed", [Speed(fused=False), FUSED], ids=["plain", "fused"])
+def test_a_step_without_rows_changes_nothing(speed: Speed) -> None:
+    engine, settings = fused_engine(speed), {"one": StepSettings(1e-2, weight_decay=0.1)}
+    engine.forward_backward({"one": random_rows(2)})
+    engine.step(settings)
+    before = [p.clone() for p in engine._trained["one"].parameters.values()]
+    assert dict(engine.step(settings)) == {"one": 0.0}
+    assert all(map(torch.equal, before, engine._trained["one"].parameters.values()))
+
+
+@pytest.mark.parametrize("fp8", [False, True], ids=["fused", "fp8"])
+@pytest.mark.parametrize("later", [LORA, DROPOUT], ids=["plain LoRA", "dropout"])
+def test_an_adapter_added_between_loses_no_gradient(later: LoraConfig, fp8: bool) -> None:
+    """One that the fused passes cannot train takes all back to the plain ones."""
+    rows, settings = random_rows(4), {"one": StepSettings(1e-2)}
+    alone, joined = (fused_engine(Speed(fused=True, fp8=fp8)) for _ in range(2))
+    for engine in (alone, joined):
+        engine.forward_backward({"one": rows[:2]})
+    joined.add_adapter("two", later, seed=2)
+    assert (joined._fast is None) == (later is DROPOUT)
+    norms = []
+    for engine in (alone, joined):
+        engine.forward_backward({"one": rows[2:]})
+        norms.append(engine.step(settings)["one"])
+    assert norms[1] == pytest.approx(norms[0], rel=2e-2 if fp8 else 1e-4)
+    idle = [p.clone() for p in joined._trained["two"].parameters.values()]
+    joined.step({"one": StepSettings(1e-2), "two": StepSettings(1e-2)})
+    assert all(map(torch.equal, idle, joined._trained["two"].parameters.values()))
+
+
+def test_numbers_that_come_late_are_plain_numbers() -> None:
+    engine = fused_engine()
+    loss = engine.forward_backward({"one": random_rows(2)})["one"]
+    norm = engine.step({"one": StepSettings(1e-3)})["one"]
+    assert all(type(value) is float and math.isfinite(value) for value in (loss.total, loss.mean, norm))
+    assert type(loss.correct) is int
+
+
+def test_rows_without_a_trained_token_have_empty_scores() -> None:
+    rows = random_rows(3)
+    rows[1] = Rendered(rows[1].input_ids, np.zeros_like(rows[1].trained), rows[1].origin)
+    fused, plain = fused_engine(), fused_engine(Speed(fused=False))
+    lengths = [[len(score.logprobs) for score in engine.logprobs("one", rows)] for engine in (fused, plain)]
+    assert lengths[0] == lengths[1]
+    assert lengths[0][1] == 0

@@ -8,12 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
-from tests.conftest import random_rows, tiny_llama
 from transformers import LlamaForCausalLM
 
 from residency.data.messages import Rendered
 from residency.engine.engine import FULL, Engine
 from residency.engine.optim import StepSettings
+from tests.conftest import random_rows, rows_with_a_shared_start, tiny_llama
 
 NAMES = ("first", "second", "third")
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
@@ -75,13 +75,14 @@ def assert_same(ours: tuple[float, dict[str, torch.Tensor]], plain: tuple[float,
         ([8], {"packing": False}),
         ([8], {"micro_batch_tokens": 50}),
         ([3, 5], {"micro_batch_tokens": 20}),
+        ([8], {"share_prefix": False}),
     ],
-    ids=["1x8", "8x1", "2x4", "unpacked", "small passes", "one row a pass"],
+    ids=["1x8", "8x1", "2x4", "unpacked", "small passes", "one row a pass", "nothing shared"],
 )
+@pytest.mark.parametrize("rows", [random_rows(8), rows_with_a_shared_start(8)], ids=["unlike rows", "shared start"])
 def test_every_batching_gives_the_plain_loss_and_gradients(
-    config: LoraConfig | None, batch_sizes: list[int], settings: dict[str, object]
+    config: LoraConfig | None, batch_sizes: list[int], settings: dict[str, object], rows: list[Rendered]
 ) -> None:
-    rows = random_rows(8)
     batches, start = [], 0
     for size in batch_sizes:
         batches.append(rows[start : start + size])
@@ -105,14 +106,14 @@ def test_several_adapters_in_one_pass_train_as_each_alone() -> None:
     together = Engine(tiny_llama(), micro_batch_tokens=128)
     for seed, name in enumerate(NAMES):
         together.add_adapter(name, LORA, seed=seed)
-    for _step in range(3):
+    for _ in range(3):
         settings = {name: StepSettings(1e-2 * (seed + 1)) for seed, name in enumerate(NAMES)}
         shared = together.forward_backward(rows)
         norms = together.step(settings)
     for seed, name in enumerate(NAMES):
         alone = Engine(tiny_llama())
         alone.add_adapter(name, LORA, seed=seed)
-        for _step in range(3):
+        for _ in range(3):
             loss = alone.forward_backward({name: rows[name]})[name]
             norm = alone.step({name: settings[name]})[name]
         assert shared[name].mean == pytest.approx(loss.mean, rel=1e-5)

@@ -1,7 +1,7 @@
 """The graders a user may name: OpenAI's schema, and `json_match` as ours.
 
-A grader turns `(item, sample)` into a score from 0 to 1 (`score_model`: into its own range). Templates reach the row with
-`{{ item.x }}` and the model's answer with `{{ sample.output_text }}`. The scoring itself is in `residency.graders`.
+A grader turns `(item, sample)` into a score from 0 to 1 (`score_model`: into its own range). Templates reach the row
+with `{{ item.x }}` and the model's answer with `{{ sample.output_text }}`. `residency.graders` does the scoring.
 """
 
 from __future__ import annotations

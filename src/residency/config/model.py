@@ -20,7 +20,7 @@ class Model(Section):
     revision: str | None = None
     """The Hub revision (branch, tag or commit)."""
     chat_template: str | None = None
-    """For a base model without a template: `chatml`, `llama3`, or a Jinja file."""
+    """For a model without a chat template, or instead of its own: `chatml`, `llama3`, or a Jinja file."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Off unless you ask for it."""
 
@@ -125,6 +125,12 @@ class Speed(Section, Generic[A]):
     """Arithmetic of the forward and backward pass; `auto` measures which is faster here."""
     packing: bool = True
     """Put several rows into one pass, each attending only to itself; changes speed, never the result."""
+    share_prefix: bool = True
+    """Compute what the rows of a pass begin with (a system turn) once; changes speed, never the result."""
+    fused: bool = True
+    """On a GPU, train plain LoRA on Llama-like models in passes written for it; the same result up to rounding."""
+    fp8: bool = False
+    """Hold the frozen base in FP8 (needs the fused passes). Changes the numbers a little, so never automatic."""
     threads: Annotated[int, Field(ge=1)] | A = AUTO
     """CPU threads."""
 
@@ -135,9 +141,7 @@ class Run(Section, Generic[A]):
     model: Model
     data: Data[A]
     method: Method = Field(default=Sft())
-    adapter: Lora[A] | Qlora[A] | Full | Peft = Field(
-        default=DEFAULTS | {"kind": "lora"}, discriminator="kind"
-    )
+    adapter: Lora[A] | Qlora[A] | Full | Peft = Field(default=DEFAULTS | {"kind": "lora"}, discriminator="kind")
     train: Train[A] = Field(default=DEFAULTS)
     eval: Evaluation[A] = Field(default=DEFAULTS)
     speed: Speed[A] = Field(default=DEFAULTS)

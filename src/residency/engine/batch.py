@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from residency.data.messages import Rendered
+
+SHORTEST_PREFIX = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,15 @@ class Segment:
     end: int
 
 
+@dataclass(frozen=True, slots=True)
+class Document:
+    """The tokens `[start, end)` of a pass attend to each other, and to the `prefix` they go on from."""
+
+    start: int
+    end: int
+    prefix: tuple[int, int] | None = None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Pack:
     """One pass through the model over `total` tokens of several documents."""
@@ -27,17 +40,15 @@ class Pack:
     input_ids: torch.Tensor
     """Shape (1, total)."""
     position_ids: torch.Tensor
-    """Shape (1, total); restarts at 0 with every document."""
-    cu_seqlens: torch.Tensor
-    """Shape (documents + 1,), int32: where each document starts and the last ends."""
-    bounds: tuple[int, ...]
-    """The same numbers for the CPU."""
+    """Shape (1, total); restarts with every document."""
+    documents: tuple[Document, ...]
+    """In the order of the tokens, without gaps."""
     predictors: torch.Tensor
     """Shape (trained,): the positions whose next token carries loss."""
     targets: torch.Tensor
     """Shape (trained,): those next tokens."""
     row_of_target: torch.Tensor
-    """Shape (trained,): which of the packed rows each target belongs to."""
+    """Shape (trained,): the index in `rows` of the row each target belongs to."""
     segments: tuple[Segment, ...]
     """In the order of the tokens, without gaps."""
     rows: tuple[int, ...]
@@ -69,37 +80,61 @@ def needed_length(row: Rendered) -> int:
     return int(trained[-1]) if len(trained) else len(row)
 
 
-def collate(groups: Mapping[str | None, Sequence[tuple[int, Rendered]]], device: torch.device) -> Pack:
+def shared_prefix(rows: Sequence[Rendered]) -> int:
+    """Tokens that all rows begin with and none trains on; 0 where passing them once would save nothing."""
+    if len(rows) < 2:
+        return 0
+    limit = min(int(row.trained.argmax()) if row.trained.any() else len(row) - 1 for row in rows)
+    same = np.ones(limit, dtype=np.bool_)
+    for row in rows[1:]:
+        same &= row.input_ids[:limit] == rows[0].input_ids[:limit]
+    length = limit if same.all() else int(same.argmin())
+    return length if length >= SHORTEST_PREFIX else 0
+
+
+def collate(
+    groups: Mapping[str | None, Sequence[tuple[int, Rendered]]], device: torch.device, *, share_prefix: bool = False
+) -> Pack:
     """Lays the rows of each adapter behind one another, as `(the caller's index, row)`.
 
-    What follows a row's last target predicts nothing and is left out; causal attention makes that exact.
+    What follows a row's last target predicts nothing and is left out; causal attention makes that exact. With
+    `share_prefix`, what an adapter's rows all begin with (a system turn) stands there once and each row goes on from
+    it: the same sums, for fewer tokens.
     """
     ids, positions, predictors, targets, owners = [], [], [], [], []
-    bounds = [0]
+    documents: list[Document] = []
     segments: list[Segment] = []
     rows: list[int] = []
+    total = 0
     for adapter, members in groups.items():
-        start = bounds[-1]
+        start = total
+        shared = shared_prefix([row for _, row in members]) if share_prefix else 0
+        if shared:
+            ids.append(members[0][1].input_ids[:shared])
+            positions.append(np.arange(shared))
+            documents.append(Document(total, total := total + shared))
         for index, row in members:
             length = needed_length(row)
             trained = np.flatnonzero(row.trained)
-            ids.append(row.input_ids[:length])
-            positions.append(np.arange(length))
-            predictors.append(trained - 1 + bounds[-1])
+            ids.append(row.input_ids[shared:length])
+            positions.append(np.arange(shared, length))
+            predicting = trained - 1
+            predictors.append(np.where(predicting < shared, start + predicting, total + predicting - shared))
             targets.append(row.input_ids[trained])
             owners.append(np.full(len(trained), len(rows)))
-            bounds.append(bounds[-1] + length)
+            prefix = (start, start + shared) if shared else None
+            if length > shared:
+                documents.append(Document(total, total := total + length - shared, prefix))
             rows.append(index)
-        segments.append(Segment(adapter, start, bounds[-1]))
+        segments.append(Segment(adapter, start, total))
 
-    def tensor(parts: Sequence[np.ndarray], dtype: torch.dtype = torch.long) -> torch.Tensor:
-        return torch.from_numpy(np.concatenate(parts)).to(device=device, dtype=dtype, non_blocking=True)
+    def tensor(parts: Sequence[NDArray[Any]]) -> torch.Tensor:
+        return torch.from_numpy(np.concatenate(parts)).to(device=device, dtype=torch.long)
 
     return Pack(
         input_ids=tensor(ids)[None],
         position_ids=tensor(positions)[None],
-        cu_seqlens=tensor([np.array(bounds)], torch.int32),
-        bounds=tuple(bounds),
+        documents=tuple(documents),
         predictors=tensor(predictors),
         targets=tensor(targets),
         row_of_target=tensor(owners),

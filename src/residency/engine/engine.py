@@ -36,13 +36,14 @@ from residency.engine.sampling import Sampled, SamplingSettings, collect, stream
 from residency.engine.speed import Speed, choose
 from residency.errors import ConfigError, ResourceError
 
+AUTOMATIC = Speed()
 FULL = "model"
 """The name under which full fine-tuning trains the model's own weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """What one adapter's rows came to; the device may still be working on it, and whoever reads it waits."""
+    """What one adapter's rows came to. The device may still be working on it; whoever reads it waits."""
 
     sums: Late
     """Shape (2,): `total` and `correct`."""
@@ -87,7 +88,7 @@ class Engine:
     """Owns the model from now on: its attention, and for LoRA the layers' forward, are replaced.
 
     `micro_batch_tokens` bounds the tokens of one pass; it is halved when memory runs out, at the same result.
-    `reasons` says which speed-ups are used, and why not the others.
+    `speed` says which speed-ups are used, and `reasons` why, or why not.
     """
 
     def __init__(
@@ -96,14 +97,16 @@ class Engine:
         *,
         micro_batch_tokens: int = 2048,
         packing: bool = True,
+        share_prefix: bool = True,
         autocast: torch.dtype | None = None,
-        speed: Speed | None = None,
+        speed: Speed = AUTOMATIC,
         on_smaller_micro_batch: Callable[[int], None] = lambda tokens: None,
     ) -> None:
         self.model: Any = model.requires_grad_(False).eval()
         self.device: torch.device = model.device
         self.micro_batch_tokens = micro_batch_tokens
         self.packing = packing
+        self.share_prefix = share_prefix
         self.autocast = autocast
         self.on_smaller_micro_batch = on_smaller_micro_batch
         self._base = model
@@ -112,23 +115,33 @@ class Engine:
         self._shared_passes = False
         self._since_step: list[dict[str, Sequence[Rendered]]] = []
         self._head = _plain_head(model)
-        self._speed = speed or Speed()
         self._fast: FastPath | None = None
-        self.reasons: dict[str, str] = {}
+        self._wanted = speed
+        self.speed, self.reasons = choose(speed, model, plain_lora=False, autocast=autocast is not None)
 
     # ---- adapters
 
     def add_adapter(self, name: str, config: PeftConfig, *, seed: int = 0) -> None:
-        """Adds a trainable adapter in PEFT's own layers; its start depends on `seed` alone."""
+        """Adds a trainable adapter in PEFT's own layers; its start depends on `seed` alone. Raises ConfigError."""
         torch.manual_seed(seed)
-        if isinstance(self.model, PeftModel):
-            self.model.add_adapter(name, config)
-        else:
-            self.model = get_peft_model(self._base, config, adapter_name=name)
+        try:
+            if isinstance(self.model, PeftModel):
+                self.model.add_adapter(name, config)
+            else:
+                self.model = get_peft_model(self._base, config, adapter_name=name)
+        except (ValueError, TypeError) as error:  # PEFT's own refusals, such as target modules that are not there
+            targets = getattr(config, "target_modules", None)
+            raise ConfigError(
+                f"adapter.targets: PEFT cannot adapt {targets}: {str(error).splitlines()[0]}", param="adapter.targets",
+                hint="leave out adapter.targets for all linear layers, or name modules that the model has",
+            ) from error  # fmt: skip
+        self.model.set_adapter(name)
         self._shared_passes = lora.is_plain(self.model)
         if self._shared_passes:
             lora.use_shared_forward(self.model, self._routing)
-        self._head = _plain_head(self._base) if self._fast is None else self._head
+        else:
+            lora.use_own_forward(self.model)
+        self._head = _plain_head(self._base)
         self._train(name, state.adapter_parameters(self.model, name))
         self._choose_speed()
 
@@ -143,16 +156,17 @@ class Engine:
                 parameter.requires_grad_(True)
 
     def _choose_speed(self) -> None:
+        """Once for the first adapter; one that the fused passes cannot train takes all back to the plain ones."""
         plain = self._shared_passes and lora.only_in_layers(self.model)
-        if self._fast is None:
-            speed, self.reasons = choose(self._speed, self._base, plain_lora=plain, autocast=self.autocast is not None)
-            self._fast = FastPath(self._base, speed) if speed.fused else None
+        if self._fast is None or not plain:
+            autocast = self.autocast is not None
+            self.speed, self.reasons = choose(self._wanted, self._base, plain_lora=plain, autocast=autocast)
+        if self._fast is not None and not self.speed.fused:
+            self._fast.leave([name for name, trained in self._trained.items() if trained.tokens])
+            self._fast = None
+        elif self._fast is None and self.speed.fused:
+            self._fast = FastPath(self._base, self.speed)
         if self._fast is not None:
-            if not plain:
-                raise ConfigError(
-                    "adapters of different kinds cannot share fused passes",
-                    hint="give each kind an engine of its own, or switch speed.fused off",
-                )
             self._fast.use(self.model, list(self._trained))
 
     def trainable_parameters(self, name: str) -> int:
@@ -173,7 +187,8 @@ class Engine:
         return losses
 
     def step(self, settings: Mapping[str, StepSettings]) -> Mapping[str, float]:
-        """One AdamW step for each adapter named. Returns the norm of each one's whole gradient before clipping."""
+        """One AdamW step for each adapter named. Returns the norm of each one's whole gradient before clipping; where
+        it is not finite, that adapter's weights stay as they are."""
         self._since_step.clear()
         if self._fast is None:
             return {name: self._step(self._trained[name], one) for name, one in settings.items()}
@@ -188,20 +203,14 @@ class Engine:
         return LateFloats(list(settings), norms)
 
     def logprobs(self, adapter: str | None, rows: Sequence[Rendered]) -> list[Scores]:
-        """Each row's trained tokens, scored without gradients."""
-        if self._fast is not None:
-            parts = self._fast.logprobs(adapter, rows, self.micro_batch_tokens)
-            return [Scores(-losses.numpy(), correct.numpy()) for losses, correct in parts]
-        scores: list[Scores | None] = [None] * len(rows)
-        with torch.no_grad(), self._active(adapter):
-            for pack in self._packs({adapter: rows}):
-                _, losses, correct = self._losses(pack)
-                owners = pack.row_of_target.cpu().numpy()
-                losses_np, correct_np = losses.cpu().numpy(), correct.cpu().numpy()
-                for position, row in enumerate(pack.rows):
-                    mine = owners == position
-                    scores[row] = Scores(-losses_np[mine], correct_np[mine])
-        return [one for one in scores if one is not None]
+        """Each row's trained tokens, scored without gradients. Raises ResourceError like `forward_backward`."""
+        while True:
+            try:
+                return self._scores(adapter, rows)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            self._shrink_micro_batch(rows)
 
     def sample(
         self, adapter: str | None, prompts: Sequence[Sequence[int]], settings: SamplingSettings
@@ -242,12 +251,8 @@ class Engine:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-            self._shrink_micro_batch()
-            for trained in self._trained.values():
-                trained.optimizer.zero_grad()
-                trained.tokens = 0
-            if self._fast is not None:
-                self._fast.clear()
+            self._forget_gradients()
+            self._shrink_micro_batch([row for one in self._since_step for rows in one.values() for row in rows])
             todo = list(self._since_step)
 
     def _run(self, group: Mapping[str, Sequence[Rendered]]) -> dict[str, Loss]:
@@ -257,9 +262,8 @@ class Engine:
             sums = self._gradients(group)
         losses = {}
         for name, rows in group.items():
-            tokens = sum(int(row.trained.sum()) for row in rows)
-            self._trained[name].tokens += tokens
-            losses[name] = Loss(Late(sums[name]), tokens)
+            losses[name] = Loss(Late(sums[name]), sum(int(row.trained.sum()) for row in rows))
+            self._trained[name].tokens += losses[name].tokens
         return losses
 
     def _gradients(self, group: Mapping[str, Sequence[Rendered]]) -> dict[str, torch.Tensor]:
@@ -271,21 +275,47 @@ class Engine:
                 loss.backward()  # type: ignore[no-untyped-call]
                 for segment in pack.segments:
                     mine = (pack.predictors >= segment.start) & (pack.predictors < segment.end)
-                    sums[str(segment.adapter)] += torch.stack([(losses * mine).sum(), (correct & mine).sum()])
+                    sums[str(segment.adapter)] += torch.stack([losses[mine].sum(), correct[mine].sum()])
         return sums
+
+    def _forget_gradients(self) -> None:
+        for trained in self._trained.values():
+            trained.tokens = 0
+            if self._fast is None:
+                trained.optimizer.zero_grad()
+        if self._fast is not None:
+            self._fast.clear()
+
+    def _scores(self, adapter: str | None, rows: Sequence[Rendered]) -> list[Scores]:
+        if self._fast is not None:
+            parts = self._fast.logprobs(adapter, rows, self.micro_batch_tokens, packing=self.packing)
+            return [Scores(-losses.numpy(), correct.numpy()) for losses, correct in parts]
+        scores: list[Scores | None] = [None] * len(rows)
+        with torch.no_grad(), self._active(adapter):
+            for pack in self._packs({adapter: rows}):
+                _, losses, correct = self._losses(pack)
+                owners = pack.row_of_target.cpu().numpy()
+                losses_np, correct_np = losses.cpu().numpy(), correct.cpu().numpy()
+                for position, row in enumerate(pack.rows):
+                    mine = owners == position
+                    scores[row] = Scores(-losses_np[mine], correct_np[mine])
+        return [one for one in scores if one is not None]
 
     def _step(self, trained: _Trained, settings: StepSettings) -> float:
         gradients = [p.grad for p in trained.parameters.values() if p.grad is not None]
+        tokens, trained.tokens = trained.tokens, 0
         if not gradients:
             return 0.0
-        torch._foreach_mul_(gradients, 1.0 / max(1, trained.tokens))
+        torch._foreach_mul_(gradients, 1.0 / max(1, tokens))
         norm = torch.nn.utils.get_total_norm(gradients)
+        if not torch.isfinite(norm):
+            trained.optimizer.zero_grad()
+            return float(norm)
         if settings.max_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(trained.parameters.values(), settings.max_grad_norm, norm)
         step_sizes(trained.optimizer, settings)
         trained.optimizer.step()
         trained.optimizer.zero_grad()
-        trained.tokens = 0
         return float(norm)
 
     def _packs(self, group: Mapping[Any, Sequence[Rendered]]) -> Iterator[Pack]:
@@ -296,12 +326,12 @@ class Engine:
             groups: dict[str | None, list[tuple[int, Rendered]]] = {}
             for name, index, row in (members[i] for i in plan):
                 groups.setdefault(name, []).append((index, row))
-            yield collate(groups, self.device)
+            yield collate(groups, self.device, share_prefix=self.share_prefix)
 
     def _losses(self, pack: Pack) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         attention.install(self._base, packed=True)
         self._routing.segments = pack.segments
-        passed = {"input_ids": pack.input_ids, "position_ids": pack.position_ids, "bounds": pack.bounds}
+        passed = {"input_ids": pack.input_ids, "position_ids": pack.position_ids, "documents": pack.documents}
         with self._autocast():
             if self._head is None:
                 logits = self._base(**passed, use_cache=False, logits_to_keep=pack.predictors).logits[0]
@@ -324,7 +354,7 @@ class Engine:
         for trained in self._trained.values():
             for parameter in trained.parameters.values():
                 parameter.requires_grad_(True)
-        self.model.train()
+        self.model.train(torch.is_grad_enabled())  # dropout is for training alone
         try:
             yield
         finally:
@@ -333,16 +363,17 @@ class Engine:
     def _autocast(self) -> Any:
         return torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
 
-    def _shrink_micro_batch(self) -> None:
+    def _shrink_micro_batch(self, rows: Sequence[Rendered]) -> None:
         release_memory()
-        longest = max(needed_length(row) for group in self._since_step for rows in group.values() for row in rows)
+        lengths = [needed_length(row) for row in rows]
+        longest = max(lengths)
         if self.micro_batch_tokens <= longest or not self.packing:
             raise ResourceError(
                 f"memory ran out on a single row of {longest} tokens",
                 code="out_of_memory",
                 hint="lower data.max_length_tokens, or use adapter.kind: qlora or a smaller model",
             )
-        self.micro_batch_tokens = max(longest, min(self.micro_batch_tokens // 2, self.micro_batch_tokens - 1))
+        self.micro_batch_tokens = max(longest, min(self.micro_batch_tokens, sum(lengths)) // 2)
         self.on_smaller_micro_batch(self.micro_batch_tokens)
 
 

@@ -29,10 +29,12 @@ class FastPath:
         self._names: list[str] = []
 
     def use(self, peft_model: Any, names: Sequence[str]) -> None:
-        """Trains these adapters from now on; what was gathered for a step before is lost."""
+        """Trains these adapters from now on; those trained before keep what they gathered for their next step."""
+        gathered = self.decoder.adapters.gathered()
         self._names = list(names)
         layers = {one.base_layer: one for one in peft_model.modules() if isinstance(one, LoraLayer)}
         self.decoder.use(self._names, layers)
+        self.decoder.adapters.gather(gathered)
         if self.graphs:
             self.graphs.clear()
 
@@ -43,9 +45,16 @@ class FastPath:
             self.graphs.clear()
 
     def clear(self) -> None:
-        """Forgets all gradients."""
+        """Forgets all gradients, and the memory that recorded passes hold."""
         for name in self._names:
             self.decoder.adapters.clear(name)
+        if self.graphs:
+            self.graphs.clear()
+
+    def leave(self, names: Sequence[str]) -> None:
+        """Hands what these adapters gathered for their next step over to autograd's places; the others have none."""
+        for name in self._names:
+            self.decoder.adapters.leave(name, keep=name in names)
 
     def forward_backward(
         self, batches: Mapping[str, Sequence[Rendered]], capacity: int, *, packing: bool
@@ -59,12 +68,12 @@ class FastPath:
         return totals
 
     def logprobs(
-        self, adapter: str | None, rows: Sequence[Rendered], capacity: int
+        self, adapter: str | None, rows: Sequence[Rendered], capacity: int, *, packing: bool
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Each row's losses and whether each was the first choice."""
         number = None if adapter is None else self._names.index(adapter)
-        results: list[Any] = [None] * len(rows)
-        for one in passes({number: rows}, capacity, self.device):
+        results = [(torch.empty(0), torch.empty(0, dtype=torch.bool))] * len(rows)
+        for one in passes({number: rows}, capacity, self.device, packing=packing):
             losses, correct = (t.cpu() for t in self.decoder.score(one.tensors))
             owners = torch.from_numpy(one.owners[0])
             for row in np.unique(one.owners[one.owners >= 0]):
@@ -92,7 +101,7 @@ class FastPath:
     ) -> torch.Tensor:  # fmt: skip
         """One AdamW step for each adapter named. Returns the norms of their gradients before clipping, in order.
 
-        An adapter whose norm is not finite keeps its weights.
+        An adapter whose norm is not finite keeps its weights, and so does one without tokens since its last step.
         """
         names = list(settings)
         rates = torch.tensor(
@@ -100,11 +109,14 @@ class FastPath:
         )
         if self.device.type == "cuda":
             rates = rates.pin_memory().to(self.device, non_blocking=True)
-        key = ("step", *((name, settings[name].weight_decay, settings[name].max_grad_norm) for name in names))
+        key = ("step", *((name, settings[name].weight_decay, settings[name].max_grad_norm, tokens[name] > 0)
+                         for name in names))  # fmt: skip
 
         def work(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
             norms = [
                 self._step_one(name, optimizers[name], settings[name], inputs[0][place])
+                if tokens[name]
+                else inputs[0].new_zeros(())
                 for place, name in enumerate(names)
             ]
             return torch.stack(norms)

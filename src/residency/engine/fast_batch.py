@@ -38,17 +38,23 @@ def passes(
     rows_of: Mapping[Any, Sequence[Rendered]], capacity: int, device: torch.device, *, packing: bool = True,
     coarse: bool = False,
 ) -> Iterator[FilledPass]:  # fmt: skip
-    """Passes of `capacity` tokens over the rows of each adapter, by its number (None alone: the base model).
+    """Passes of one length, `capacity` tokens at most, over the rows of each adapter, by its number (None alone: the
+    base model).
 
     As many neighbouring adapters share a pass as have room for their longest row; a row longer than `capacity` makes
-    its passes that much longer. `coarse` fills the targets up generously, so that fewer shapes come up.
+    its passes that much longer. Few rows make shorter passes, of few different lengths. `coarse` fills the targets up
+    generously, so that fewer shapes come up.
     """
     numbers = [number for number in rows_of if number is not None]
     longest = max((needed_length(row) for rows in rows_of.values() for row in rows), default=0)
     at_once = max(1, capacity // max(1, longest))
     for run in _neighbours(sorted(numbers), at_once) if numbers else [[None]]:
         share = _round_up(max(capacity // len(run), longest), TOKENS_MULTIPLE)
-        plans = [plan_packs([needed_length(row) for row in rows_of[number]], share if packing else 0) for number in run]
+        lengths = [[needed_length(row) for row in rows_of[number]] for number in run]
+        plans = [plan_packs(one, share if packing else 0) for one in lengths]
+        fullest = max((sum(one[i] for i in pack) for one, plan in zip(lengths, plans, strict=True) for pack in plan),
+                      default=0)  # fmt: skip
+        share = min(share, _next_length(fullest))
         first = run[0]
         slots = Slots(0, 0) if first is None else Slots(first, len(run))
         for turn in range(max(len(plan) for plan in plans)):
@@ -71,6 +77,11 @@ def _neighbours(numbers: Sequence[int], at_once: int) -> Iterator[list[int]]:
 
 def _round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
+
+
+def _next_length(tokens: int) -> int:
+    """`tokens` or up to a quarter more: four lengths between a power of two and the next."""
+    return _round_up(tokens, max(TOKENS_MULTIPLE, (1 << max(0, tokens - 1).bit_length()) // 8))
 
 
 def _room(lengths: list[list[int]], share: int) -> int:

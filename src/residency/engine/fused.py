@@ -20,6 +20,7 @@ from residency.engine.products import Adapters, Product, Quantized, Slots
 
 CHUNK_ROWS = 2048
 """Rows of logits held at once."""
+LARGEST_HEAD = 128
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -209,6 +210,8 @@ def recognise(model: Any) -> str | None:
         return f"{config.model_type} is not among the models it was tested with"
     if any(type(one) is not nn.Linear for one in linears):
         return "its linears are quantised"
+    if layer.self_attn.head_dim % 8 or layer.self_attn.head_dim > LARGEST_HEAD:
+        return f"the attention kernels take no heads of width {layer.self_attn.head_dim}"
     if getattr(config, "sliding_window", None) or config.hidden_act != "silu":
         return "it has a sliding window or another activation than SiLU"
     return None

@@ -121,3 +121,10 @@ def use_shared_forward(model: nn.Module, routing: Routing) -> None:
     for layer in model.modules():
         if isinstance(layer, LoraLayer):
             layer.forward = partial(_forward, layer, routing)
+
+
+def use_own_forward(model: nn.Module) -> None:
+    """Gives every layer PEFT's forward back."""
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            layer.__dict__.pop("forward", None)

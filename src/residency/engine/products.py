@@ -213,6 +213,21 @@ class Adapters:
         self._collect[name]()
         self.clear(name)
 
+    def leave(self, name: str, *, keep: bool) -> None:
+        """Puts what was gathered where autograd adds to it; without `keep`, leaves nothing there."""
+        self.collect(name)
+        for one in self.linked[name]:
+            one.parameter.grad = one.parameter.grad if keep else None
+
+    def gathered(self) -> dict[str, list[torch.Tensor]]:
+        """What each adapter gathered for its next step, for the stacks that come after these."""
+        return {name: [one.grad.clone() for one in linked] for name, linked in self.linked.items()}
+
+    def gather(self, gathered: dict[str, list[torch.Tensor]]) -> None:
+        for name, parts in gathered.items():
+            for one, part in zip(self.linked[name], parts, strict=True):
+                one.grad.copy_(part)
+
     def clear(self, name: str) -> None:
         torch._foreach_zero_(self.grads[name])
 

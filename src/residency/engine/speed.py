@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +31,7 @@ class Speed:
 
 
 def choose(wanted: Speed, model: Any, *, plain_lora: bool, autocast: bool) -> tuple[Speed, dict[str, str]]:
-    """The speed-ups to use, and for each the reason."""
+    """The speed-ups to use, and for each the reason why, or why not."""
     reasons: dict[str, str] = {}
     fused = _fused(wanted, model, plain_lora, autocast, reasons)
     objection = (
@@ -41,16 +42,19 @@ def choose(wanted: Speed, model: Any, *, plain_lora: bool, autocast: bool) -> tu
     )  # fmt: skip
     fp8, reasons["fp8"] = objection is None, objection or "asked for"
     graphs = _graphs(wanted, model, fused, reasons)
+    if fused:
+        reasons["share_prefix"] = "fused passes compute every row whole"
     return Speed(fused, graphs, fp8, wanted.layers_formed_again if fused else 0), reasons
 
 
 def _fused(wanted: Speed, model: Any, plain_lora: bool, autocast: bool, reasons: dict[str, str]) -> bool:
     objection = (
         "switched off" if wanted.fused is False
-        else "the adapter is not plain LoRA on linears" if not plain_lora
+        else "what is trained is not plain LoRA on the layers' linears" if not plain_lora
         else "autocast decides the precision of each operation" if autocast
         else recognise(model)
-        or (None if wanted.fused or model.device.type == "cuda" else "transformers' passes serve a CPU as well")
+        or (_lacking(model) if model.device.type == "cuda"
+            else None if wanted.fused else "transformers' passes serve a CPU as well")
     )  # fmt: skip
     reasons["fused"] = objection or "a Llama-like model with plain LoRA"
     return objection is None
@@ -67,6 +71,15 @@ def _graphs(wanted: Speed, model: Any, fused: bool, reasons: dict[str, str]) -> 
     )  # fmt: skip
     reasons["graphs"] = objection or "the model is small: launches would take longer than the work"
     return objection is None
+
+
+def _lacking(model: Any) -> str | None:
+    """What the kernels for a GPU need and do not find."""
+    if model.dtype is not torch.bfloat16:
+        return f"its weights are {str(model.dtype).removeprefix('torch.')}, and the kernels take bfloat16"
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    return None
 
 
 def has_fp8_units() -> bool:

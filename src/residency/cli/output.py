@@ -1,0 +1,90 @@
+"""What people and programs see: answers on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from residency import progress
+from residency.evals.wording import SPACE, percent, points, probability, score, signed
+from residency.records import Comparison, Event, Interval
+
+stdout = Console(highlight=False)
+STYLES = {"info": "dim", "warning": "yellow", "error": "red"}
+
+
+def print_answer(value: Any) -> None:
+    """The one JSON value of `--json`."""
+    print(json.dumps(value, ensure_ascii=False, allow_nan=False), flush=True)
+
+
+def print_line(text: str = "") -> None:
+    stdout.print(text, markup=False, soft_wrap=True)
+
+
+def print_table(table: Table) -> None:
+    stdout.print(table)
+
+
+def print_error(text: str) -> None:
+    message, *rest = text.split("\n")
+    progress.console.print("error: ", style="bold red", end="")
+    for line in (message, *rest):
+        progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def listener(as_json: bool) -> Callable[[Event], None]:
+    """Shows a run's events: as calm lines, or as one JSON object a line."""
+    return print_event_as_json if as_json else print_event
+
+
+def print_event(event: Event) -> None:
+    prefix = "" if event.level == "info" else f"{event.level}: "
+    progress.console.print(
+        prefix + event.message, style=STYLES[event.level], markup=False, highlight=False, soft_wrap=True
+    )
+
+
+def print_event_as_json(event: Event) -> None:
+    print(event.model_dump_json(), file=sys.stderr, flush=True)
+
+
+def table(columns: Iterable[str], rows: Iterable[Sequence[object]], *, right: Sequence[int] = ()) -> Table:
+    """`right` holds the positions of the columns of numbers."""
+    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for position, name in enumerate(columns):
+        number = position in right
+        shown.add_column(name, justify="right" if number else "left", overflow="fold", no_wrap=number)
+    for row in rows:
+        shown.add_row(*map(_plain, row))
+    return shown
+
+
+def _plain(value: object) -> str:
+    """Text in which rich finds no markup."""
+    from rich.markup import escape
+
+    return escape(str(value))
+
+
+def comparison_table(comparisons: Sequence[Comparison]) -> Table:
+    """Before, after and the gain, each with its 95 % interval below it."""
+    columns = ("test", "grader", "against", "before", "after", "gain", "McNemar")
+    return table(columns, [_comparison_row(one) for one in comparisons], right=(3, 4, 5))
+
+
+def _comparison_row(one: Comparison) -> tuple[str, ...]:
+    level, change = (percent, points) if one.p_value is not None else (score, signed)
+    p_value = probability(one.p_value) if one.p_value is not None else ""
+    parts = (_with_limits(one.before, level), _with_limits(one.after, level), _with_limits(one.gain, change))
+    return one.test, one.grader, one.baseline, *parts, p_value
+
+
+def _with_limits(interval: Interval, shown: Callable[[float], str]) -> str:
+    low, high = (shown(limit).removesuffix(f"{SPACE}%") for limit in (interval.low, interval.high))
+    return f"{shown(interval.value)}\n[{low}, {high}]"

@@ -1,0 +1,121 @@
+"""Says what is wrong with a run file: one readable line per key, from pydantic's errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+KINDS = {
+    "bool": "true or false",
+    "dict": "a section of keys",
+    "float": "a number",
+    "int": "a whole number",
+    "list": "a list",
+    "model": "a section of keys",
+    "string": "text",
+    "tuple": "a list",
+}
+LIMITS = {
+    "greater_than": ("gt", "greater than"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "less than"),
+    "less_than_equal": ("le", "at most"),
+}
+
+
+def describe(error: ValidationError, values: Mapping[str, Any], known: Sequence[str]) -> list[str]:
+    """One line per key that is wrong, "path: reason"; `known` are the paths of all keys."""
+    by_path: dict[str, list[ErrorDetails]] = {}
+    for detail in error.errors(include_url=False):
+        by_path.setdefault(real_path(detail, values), []).append(detail)
+    # Where an item inside is wrong, pydantic also blames the whole for not being `auto`.
+    innermost = [path for path in by_path if not any(other.startswith(f"{path}.") for other in by_path)]
+    return [f"{path}: {reason(path, by_path[path], known)}" for path in innermost]
+
+
+def real_path(detail: ErrorDetails, values: Any) -> str:
+    """The keys of the file on the way to the error; pydantic also names the union members it tried on the way."""
+    path = []
+    for position, key in enumerate(detail["loc"]):
+        last = position + 1 == len(detail["loc"])
+        if is_key(key, values):
+            values = values[key]
+        elif detail["type"] != "missing" or not last:
+            continue
+        path.append(str(key))
+    if detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        path.append(detail["ctx"]["discriminator"].strip("'"))
+    return ".".join(path) or "the file"
+
+
+def is_key(key: int | str, values: Any) -> bool:
+    if isinstance(values, list):
+        return isinstance(key, int) and key < len(values)
+    return isinstance(values, Mapping) and key in values
+
+
+def reason(path: str, details: list[ErrorDetails], known: Sequence[str]) -> str:
+    first = details[0]
+    match first["type"]:
+        case "missing" | "union_tag_not_found":
+            return "is required; add it"
+        case "extra_forbidden":
+            return unknown_key(path, known)
+        case "union_tag_invalid":
+            given, tags = first["ctx"]["tag"], first["ctx"]["expected_tags"].replace("'", "")
+            near = get_close_matches(given.lower(), tags.split(", "), 1)
+            return f"must be one of {tags} (got {shown(given)})" + (f"; did you mean {near[0]}?" if near else "")
+    # One error per union member: `a number, or auto`. What is meant as a number is not asked to be text too.
+    wanted = list(dict.fromkeys(expected(detail) for detail in details))
+    value = first["input"]
+    quotes = "; put it in quotes" if wanted == ["text"] and not isinstance(value, list | Mapping | None) else ""
+    return f"must be {', or '.join(wanted)} (got {shown(value)}{quotes})"
+
+
+def expected(detail: ErrorDetails) -> str:
+    kind = detail["type"]
+    if kind in LIMITS:
+        name, words = LIMITS[kind]
+        return f"{words} {detail['ctx'][name]:g}"
+    if kind == "literal_error":
+        return str(detail["ctx"]["expected"]).replace("'", "")
+    if kind == "string_too_short":
+        return "text, not empty"
+    if kind == "string_pattern_mismatch":
+        return "letters, digits, '.', '_' and '-' only, 100 at most, the first a letter or digit"
+    if kind == "finite_number":
+        return "a finite number"
+    if kind == "int_from_float":
+        return "a whole number"
+    if (family := kind.split("_")[0]) in KINDS:
+        return KINDS[family]
+    return detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+
+
+def unknown_key(path: str, known: Sequence[str]) -> str:
+    parent, _, key = path.rpartition(".")
+    if path in known or any(other.startswith(f"{path}.") for other in known):
+        return f"does not apply to this kind of {parent}; leave it out"
+    here = [other for other in known if other.rpartition(".")[0] == parent]
+    by_name = {other.rpartition(".")[2]: other for other in reversed([*here, *known, *here])}
+    by_name |= {other.partition(".")[0]: other.partition(".")[0] for other in known} if not parent else {}
+    near = get_close_matches(key.lower(), by_name, 1, cutoff=0.7)
+    if near:
+        return f"unknown key; did you mean {by_name[near[0]]}?"
+    names = sorted({other.removeprefix(f"{parent}.").partition(".")[0] for other in known if other.startswith(parent)})
+    return f"unknown key; known here: {', '.join(names)}" if names else "unknown key; leave it out"
+
+
+def shown(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, Mapping):
+        return "a section"
+    if isinstance(value, list):
+        return "a list"
+    text = repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

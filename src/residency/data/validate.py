@@ -1,0 +1,109 @@
+"""Loads a data file whole, or raises with everything that is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from residency.data.formats import KEYS, Format, detect, kind, to_messages
+from residency.data.messages import Example, Message, Origin
+from residency.data.sources import read_rows
+from residency.data.turns import check_tools, check_turns
+from residency.errors import DataError
+
+Purpose = Literal["train", "eval", "test"]
+EXPECTED = "; ".join(f"{name}: {' + '.join(keys)}" for name, keys in KEYS.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    examples: list[Example]
+    format: Format
+    format_reason: str
+    rows_read: int
+
+
+def load_examples(source: str, format: Format | Literal["auto"] = "auto", *, purpose: Purpose = "train") -> Loaded:
+    """Every row of `source` (see `sources`) as an Example, in order.
+
+    With "auto" the first row whose format is recognised decides, and the others must agree. Training and held-out
+    rows must leave something to train on; test rows must end with the reference answer.
+
+    Raises one DataError whose `problems` name every unusable row with file, line and reason.
+    """
+    examples: list[Example] = []
+    problems: list[str] = []
+    bad_rows = rows_read = 0
+    chosen: Format | None = None if format == "auto" else format
+    reason = "set by data.format"
+    for row in read_rows(source):
+        rows_read += 1
+        found = [row.problem] if row.problem else _shape_problems(row.value)
+        if not found:
+            if chosen is None and (chosen := detect(row.value)):
+                reason = f"the rows have {' and '.join(repr(key) for key in KEYS[chosen])} (first seen at {row.origin})"
+            found = _format_problems(row.value, chosen, auto=format == "auto")
+        if not found and chosen:
+            example, found = _to_example(row.origin, row.value, chosen, purpose)
+            examples.append(example)
+        bad_rows += bool(found)
+        problems += [f"{row.origin}: {problem}" for problem in found]
+    if problems or chosen is None:
+        raise DataError(
+            f"{bad_rows:,} of {rows_read:,} rows in {source} cannot be used",
+            param=source,
+            hint="correct or remove these rows; nothing is dropped for you",
+            problems=problems,
+        )
+    return Loaded(examples, chosen, reason, rows_read)
+
+
+def _shape_problems(value: Any) -> list[str]:
+    if not isinstance(value, dict):
+        return [f"is {kind(value)}; expected an object"]
+    if value.get("weight") is not None:
+        return ['has an extra "weight"; a weight belongs on an assistant message']
+    return []
+
+
+def _format_problems(value: dict[str, Any], chosen: Format | None, *, auto: bool) -> list[str]:
+    if not auto or detect(value) == chosen is not None:
+        return []
+    found = detect(value)
+    if found is None:
+        keys = ", ".join(value) or "none"
+        return [f"is of no known format (its keys: {keys}); expected {EXPECTED}"]
+    return [f"is of the format {found}, but the rows before it are {chosen}; one file holds one format"]
+
+
+def _to_example(origin: Origin, value: dict[str, Any], format: Format, purpose: Purpose) -> tuple[Example, list[str]]:
+    if format == "text":
+        return _text_example(origin, value, purpose)
+    turns, raw_tools, problems = to_messages(value, format)
+    tools = check_tools(raw_tools, problems)
+    messages: tuple[Message, ...] = ()
+    if not problems:
+        messages = check_turns(turns, problems, must_train=purpose != "test")
+    if problems:
+        return Example(origin), problems
+    fields = {"reference": messages[-1]["content"] or "", "prompt": readable(messages[:-1]), **value}
+    return Example(origin, messages, tools, fields=fields), []
+
+
+def _text_example(origin: Origin, value: dict[str, Any], purpose: Purpose) -> tuple[Example, list[str]]:
+    text = value.get("text")
+    if purpose == "test":
+        return Example(origin), ["is plain text; a test row needs a prompt and a reference answer"]
+    if not isinstance(text, str):
+        return Example(origin), [f"text is {kind(text) if 'text' in value else 'missing'}; expected text"]
+    if not text.strip():
+        return Example(origin), ["text is empty"]
+    return Example(origin, text=text, fields=dict(value)), []
+
+
+def readable(messages: Sequence[Message]) -> str:
+    """A conversation as text for people and graders: a lone message as it stands, several with their roles."""
+    if len(messages) == 1:
+        return messages[0]["content"] or ""
+    return "\n".join(f"{message['role']}: {message['content'] or ''}" for message in messages)

@@ -1,0 +1,183 @@
+"""The report's pictures as inline SVG: text stays text and colours are CSS variables, so both follow the theme."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from io import StringIO
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from residency.evals.wording import percent, score
+from residency.records import EvalResult, Metric
+
+INK, MUTED, LINE, ACCENT, PAPER = "#010101", "#020202", "#030303", "#040404", "#050505"
+VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", ACCENT: "--accent", PAPER: "--paper"}
+"""Stand-ins that matplotlib can draw with, and what they become in the page."""
+STYLE = {
+    "svg.fonttype": "none",
+    "font.size": 9.0,
+    "text.color": INK,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": MUTED,
+    "axes.titlesize": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.axisbelow": True,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "grid.color": LINE,
+    "grid.linewidth": 0.7,
+    "lines.linewidth": 1.6,
+    "lines.solid_capstyle": "round",
+    "legend.frameon": False,
+}
+ROW_INCHES = 0.27
+LEFT = -0.2 / 0.545
+"""The figure's left edge, as a share of the forest's width."""
+WIDTH_INCHES = 8.4
+LONGEST_LABEL = 26
+SMOOTH_FROM_POINTS = 20
+
+
+def forest(results: Sequence[EvalResult], tuned: str) -> Markup | None:
+    """Every model's share or mean score with its 95 % interval, grouped by test and grader; None without any."""
+    groups: dict[tuple[str, str], list[EvalResult]] = {}
+    for result in results:
+        for grader, interval in result.summaries.items():
+            if interval.low >= 0 and interval.high <= 1:
+                groups.setdefault((result.test, grader), []).append(result)
+    if not groups:
+        return None
+    rows = sum(len(group) for group in groups.values()) + 1.15 * len(groups)
+    with _figure("forest", WIDTH_INCHES, ROW_INCHES * rows + 0.35) as (figure, drawn):
+        height = figure.get_figheight()
+        axes = figure.add_axes((0.2, 0.3 / height, 0.545, 1 - 0.32 / height))
+        y = 0.0
+        for (test, grader), group in groups.items():
+            _beside(axes, LEFT, y, test, weight="bold")
+            _beside(axes, 0.024, y, grader, color=MUTED, size=8.4)
+            y += 0.95
+            for result in group:
+                _interval(axes, y, result, grader, ACCENT if result.model == tuned else MUTED)
+                y += 1
+            y += 0.2
+        axes.set_xlim(-0.012, 1.012)
+        axes.set_ylim(y - 0.35, -0.6)
+        axes.set_yticks([])
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
+        axes.grid(axis="x")
+        axes.spines["bottom"].set_visible(False)
+    return drawn()
+
+
+def _interval(axes: Any, y: float, result: EvalResult, grader: str, colour: str) -> None:
+    interval = result.summaries[grader]
+    shown = percent if result.answers[0].grades[grader].passed is not None else score
+    strong = "bold" if colour == ACCENT else "normal"
+    _beside(axes, LEFT, y, result.model, color=colour if colour == ACCENT else INK, weight=strong)
+    axes.plot([interval.low, interval.high], [y, y], color=colour, linewidth=2.4, clip_on=False)
+    axes.plot([interval.value], [y], "o", color=colour, markersize=7, markeredgecolor=PAPER, clip_on=False)
+    _beside(axes, 1.19, y, shown(interval.value), ha="right", weight=strong)
+    _beside(axes, 1.225, y, f"{shown(interval.low)} to {shown(interval.high)}", color=MUTED, size=8.4)
+
+
+def _beside(axes: Any, x: float, y: float, text: str, **style: Any) -> None:
+    """Writes at a share of the axes' width, on the row of `y`."""
+    short = text if len(text) <= LONGEST_LABEL else text[: LONGEST_LABEL - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    axes.text(x, y, short, va="center", transform=axes.get_yaxis_transform(), parse_math=False, **style)
+
+
+def loss_curves(metrics: Sequence[Metric], best_step: int | None) -> Markup | None:
+    """Training loss, faint as measured and smoothed on top, and the held-out loss with the best step marked."""
+    train = [metric for metric in metrics if metric.split == "train"]
+    held_out = [metric for metric in metrics if metric.split == "eval"]
+    if len(train) < 2:
+        return None
+    with _figure("loss", WIDTH_INCHES, 2.9) as (figure, drawn):
+        axes = figure.add_axes((0.055, 0.15, 0.935, 0.81))
+        steps, losses = [metric.step for metric in train], [metric.loss for metric in train]
+        if len(train) >= SMOOTH_FROM_POINTS:
+            axes.plot(steps, losses, color=MUTED, alpha=0.3, linewidth=0.9)
+            losses = smoothed(losses)
+        axes.plot(steps, losses, color=MUTED, label="training")
+        if held_out:
+            axes.plot(
+                [metric.step for metric in held_out], [metric.loss for metric in held_out], "o-",
+                color=ACCENT, markersize=4, label="held out",
+            )  # fmt: skip
+        best = next((metric for metric in held_out if metric.step == best_step), None)
+        if best is not None:
+            axes.axvline(best.step, color=ACCENT, linewidth=0.8, linestyle=(0, (3, 3)))
+            axes.annotate(
+                f"best: step {best.step}, {best.loss:.3f}", (best.step, 1), xycoords=("data", "axes fraction"),
+                xytext=(-5 if best.step > steps[-1] / 2 else 5, -4), textcoords="offset points",
+                ha="right" if best.step > steps[-1] / 2 else "left", va="top", color=ACCENT, size=8.4,
+            )  # fmt: skip
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("step")
+        axes.grid(axis="y")
+        axes.legend(loc="upper center", ncols=2, fontsize=8.4)
+    return drawn()
+
+
+def small_curve(metrics: Sequence[Metric], field: str) -> Markup | None:
+    """`learning_rate` or `grad_norm` over the steps."""
+    values = [
+        (metric.step, value)
+        for metric in metrics
+        if metric.split == "train" and (value := getattr(metric, field)) is not None
+    ]
+    if len(values) < 2:
+        return None
+    with _figure(field, WIDTH_INCHES / 2, 1.75) as (figure, drawn):
+        axes = figure.add_axes((0.13, 0.22, 0.86, 0.72))
+        axes.plot(*zip(*values, strict=True), color=MUTED)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("step")
+        axes.grid(axis="y")
+        axes.locator_params(axis="y", nbins=4)
+        if field == "learning_rate":
+            axes.yaxis.set_major_formatter("{x:g}")
+    return drawn()
+
+
+def smoothed(values: Sequence[float]) -> list[float]:
+    """A centred mean over a twentieth of the points: it does not lag behind as an exponential one does."""
+    window = np.ones(2 * max(2, len(values) // 40) + 1)
+    sums, counts = np.convolve(values, window, "same"), np.convolve(np.ones(len(values)), window, "same")
+    return list(sums / counts)
+
+
+@contextmanager
+def _figure(name: str, width_inches: float, height_inches: float) -> Iterator[tuple[Figure, Callable[[], Markup]]]:
+    """A figure to draw on, and a function that afterwards gives its SVG; `name` keeps ids apart within a page."""
+    with rc_context(STYLE | {"svg.hashsalt": name}):
+        figure = Figure(figsize=(width_inches, height_inches))
+        FigureCanvasSVG(figure)
+        drawn: list[Markup] = []
+        yield figure, lambda: drawn[0]
+        drawn.append(_svg(figure))
+
+
+def _svg(figure: Figure) -> Markup:
+    file = StringIO()
+    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    for stand_in, variable in VARIABLES.items():
+        text = text.replace(stand_in, f"var({variable})")
+    # matplotlib escapes the text it writes, so names from the data cannot become markup.
+    return Markup(text)

@@ -1,0 +1,80 @@
+"""Writes a run's report: one page that opens anywhere, and the same as Markdown."""
+
+from __future__ import annotations
+
+import html
+import re
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from residency import durable
+from residency.evals import plots, wording
+from residency.evals.findings import TUNED, Findings, read_findings, strongest
+from residency.records import RunFolder
+
+TEMPLATES = Path(__file__).with_name("templates")
+NUMBERS = {
+    "percent": wording.percent,
+    "score": wording.score,
+    "signed": wording.signed,
+    "points": wording.points,
+    "probability": wording.probability,
+    "duration": wording.duration,
+    "memory": wording.memory,
+    "count": wording.count,
+}
+
+
+def write_report(run: RunFolder) -> Path:
+    """Writes report.html and report.md from what is in the folder and returns the path of the page.
+
+    A run that failed or has not finished gets one too. Raises RunError where a file of the run is damaged.
+    """
+    findings = read_findings(run)
+    durable.write_text(run / "report.md", _markdown(findings))
+    durable.write_text(run / "report.html", _html(findings))
+    return run / "report.html"
+
+
+def _html(findings: Findings) -> str:
+    best_step = findings.summary.best_step if findings.summary else None
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= NUMBERS
+    return environment.get_template("report.html.j2").render(
+        run=findings,
+        decisive=strongest(findings.comparisons),
+        forest=plots.forest(findings.results, TUNED),
+        loss_curves=plots.loss_curves(findings.metrics, best_step),
+        learning_rate=plots.small_curve(findings.metrics, "learning_rate"),
+        grad_norm=plots.small_curve(findings.metrics, "grad_norm"),
+    )
+
+
+def _markdown(findings: Findings) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=False,  # Markdown: `cell` and `fence` make values safe
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= NUMBERS | {"cell": cell, "fence": fence}
+    return environment.get_template("report.md.j2").render(run=findings)
+
+
+def cell(text: object) -> str:
+    """Text for a Markdown line or table cell: no markup of its own, no line breaks, no column breaks."""
+    line = re.sub(r"\s*[\r\n\t]\s*", " ", html.escape(str(text), quote=False)).strip(" ")
+    return re.sub(r"([\\`*_\[\]|#])", r"\\\1", line)
+
+
+def fence(text: str) -> str:
+    """Text as a Markdown code block, with a fence longer than any run of backticks inside."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    ticks = "`" * max(3, longest + 1)
+    return f"{ticks}\n{text}\n{ticks}"

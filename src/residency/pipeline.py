@@ -1,0 +1,164 @@
+"""The whole life of a run, top to bottom: check, measure, train, measure again, report.
+
+Each stage reads the run's folder and writes its own files into it, so an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from residency.config.model import RunConfig
+from residency.data.validate import load_examples
+from residency.engine.engine import Engine
+from residency.engine.memory import peak_bytes
+from residency.errors import ResidencyError, ResourceError
+from residency.evals.compare import compare
+from residency.evals.report import write_report
+from residency.evals.run import evaluate as grade_answers
+from residency.evals.run import few_shot_examples
+from residency.methods import sft
+from residency.models.load import versions
+from residency.records import Comparison, EvalResult, Event, RunFolder, Summary
+from residency.run_folders import claim, create, find_run, list_runs, unfinished
+from residency.stages.model import result_name, save_result, start_engine
+from residency.stages.prepare import Prepared, prepare
+from residency.stages.session import Session, open_session
+from residency.stages.survey import check, estimate
+
+Listener = Callable[[Event], None]
+
+
+def run(config: RunConfig, runs: Path, *, resume: bool = False, listener: Listener | None = None) -> RunFolder:
+    """Trains `config` in a new folder below `runs`, or goes on with its newest unfinished one.
+
+    Raises ResidencyError; its record is left in the folder as `error.json`.
+    """
+    folder = unfinished(runs, config.name) if resume else create(runs, config.name)
+    record = RunFolder(folder, listener)
+    with claim(folder), failures_recorded(record):
+        stages = Stopwatch()
+        with stages("check"):
+            prepared = prepare(config, record)
+        resolved = prepared.resolved
+        with stages("load"):
+            engine = start_engine(prepared, record)
+        name = result_name(resolved)
+        base = Session(record, resolved, engine, prepared.renderer, None)
+        with stages("before"):
+            measure(base, "base", prepared)
+            if shots := resolved.eval.few_shot:
+                measure(base, f"base-{shots}-shot", prepared, shots=shots)
+        with stages("train"):
+            outcome = sft.train(engine, name, prepared.rows, prepared.held_out, resolved.train, record)
+            save_result(engine, name, prepared.renderer.tokenizer, resolved, record)
+        with stages("after"):
+            measure(base.tuned(), "tuned", prepared)
+        with stages("report"):
+            record.write("summary.json", summarise(outcome, prepared, engine, stages))
+            write_report(record)
+    return record
+
+
+def measure(session: Session, label: str, prepared: Prepared, *, shots: int = 0) -> None:
+    """Grades every test that this run has not graded for this model yet."""
+    worked = few_shot_examples(prepared.train_examples, shots, session.resolved.train.seed) if shots else ()
+    for test, examples in prepared.tests.items():
+        file = f"eval/{test}.{label}.json"
+        if (session.run / file).exists():
+            continue
+        result = grade_answers(test, label, examples, lambda rows: session.answer(rows, worked),
+                               session.resolved.eval.graders)  # fmt: skip
+        session.run.write(file, result)
+        session.run.say("measured", sentence(result), test=test, model=label)
+
+
+def sentence(result: EvalResult) -> str:
+    parts = [
+        f"{name} {interval.value:.1%} [{interval.low:.1%}, {interval.high:.1%}]"
+        for name, interval in result.summaries.items()
+    ]
+    return f"{result.test}, {result.model}: {', '.join(parts)} over {len(result.answers)} rows"
+
+
+def evaluate(run: RunFolder, test: str, *, name: str) -> list[Comparison]:
+    """Grades a further test file with the untuned and the tuned model of a finished run, and renews the report."""
+    examples = load_examples(test, "auto", purpose="test").examples
+    tuned = open_session(run)
+    graders = tuned.resolved.eval.graders
+    before = grade_answers(name, "base", examples, tuned.untuned().answer, graders)
+    after = grade_answers(name, "tuned", examples, tuned.answer, graders)
+    for result in (before, after):
+        run.write(f"eval/{name}.{result.model}.json", result)
+    write_report(run)
+    return compare(before, after)
+
+
+def comparisons(run: RunFolder) -> list[Comparison]:
+    """The tuned model against every measurement of the untuned one."""
+    results = run.eval_results()
+    tuned = {result.test: result for result in results if result.model == "tuned"}
+    return [
+        comparison
+        for result in results
+        if result.model != "tuned" and result.test in tuned
+        for comparison in compare(result, tuned[result.test])
+    ]
+
+
+def summarise(outcome: sft.Outcome, prepared: Prepared, engine: Engine, stages: Stopwatch) -> Summary:
+    progress = outcome.progress
+    return Summary(
+        status="stopped_early" if outcome.stopped_early else "finished",
+        steps=progress.step,
+        epochs=progress.step * prepared.resolved.train.batch_size / len(prepared.rows),
+        best_step=progress.best_step,
+        train_loss=sum(progress.recent_losses) / len(progress.recent_losses),
+        eval_loss=progress.best_loss,
+        rows=prepared.counts,
+        tokens=progress.tokens,
+        trained_tokens=progress.trained_tokens,
+        tokens_per_second=progress.tokens / progress.seconds,
+        peak_memory_bytes=peak_bytes(engine.device),
+        seconds=stages.seconds | {"train": progress.seconds},
+        environment=versions(),
+    )
+
+
+class Stopwatch:
+    """Wall time by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.seconds[stage] = time.monotonic() - began
+
+
+@contextmanager
+def failures_recorded(record: RunFolder) -> Iterator[None]:
+    (record / "error.json").unlink(missing_ok=True)
+    try:
+        yield
+    except ResidencyError as error:
+        with suppress(ResourceError):  # where the disk is full, the error itself says so
+            record.fail(error)
+        raise
+
+
+__all__ = [
+    "Session",
+    "check",
+    "comparisons",
+    "estimate",
+    "evaluate",
+    "find_run",
+    "list_runs",
+    "open_session",
+    "run",
+]

@@ -1,0 +1,105 @@
+"""What the rules for `auto` need to know of the model, the data and this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from residency.config.model import RunConfig
+from residency.config.resolve import Facts
+from residency.data.messages import Example, Rendered
+from residency.data.render import Renderer
+from residency.engine.memory import available_bytes
+from residency.graders.json_match import is_json
+from residency.models.facts import (
+    ModelFacts,
+    activation_bytes_per_token,
+    fixed_bytes,
+    logit_bytes_per_token,
+    model_facts,
+)
+from residency.models.processor import busy_cores, cpu_cores
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+WORTHWHILE = 1.3
+"""bf16 rounds away bits; on a CPU it is taken only where it is this much faster."""
+PAIRS = 5
+"""Timings in turn, of which the fastest count: another program's work must not decide."""
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def gather(
+    config: RunConfig,
+    hf_config: PreTrainedConfig,
+    train: Sequence[Example],
+    tests: Mapping[str, Sequence[Example]],
+    rows: Sequence[Rendered],
+    row_format: str,
+    has_eval: bool,
+    renderer: Renderer,
+) -> Facts:
+    model, here = model_facts(hf_config), device()
+    bf16_faster, bf16_reason = compare_precisions(here, model)
+    element = 2 if bf16_faster else 4
+    trained_share = sum(int(row.trained.sum()) for row in rows) / max(1, sum(len(row) for row in rows))
+    answers = [example.reference for part in (train, *tests.values()) for example in part if example.messages]
+    return Facts(
+        hidden_size=model.hidden_size,
+        parameters=model.parameters,
+        context_length=model.context_length,
+        num_rows=len(train),
+        longest_row=max(len(row) for row in rows),
+        longest_answer=longest_tokens(renderer, answers),
+        format=row_format,
+        json_references=bool(answers) and all(is_json(answer) for answer in answers),
+        has_eval=has_eval,
+        device=here.type,
+        memory_bytes=available_bytes(here),
+        fixed_bytes=sum(fixed_bytes(model, config.adapter, element).values()),
+        bytes_per_token=int(activation_bytes_per_token(model, element) + trained_share * logit_bytes_per_token(model)),
+        cpu_cores=cpu_cores(),
+        busy_cores=busy_cores(),
+        bf16_faster=bf16_faster,
+        bf16_reason=bf16_reason,
+    )
+
+
+def longest_tokens(renderer: Renderer, answers: Sequence[str]) -> int:
+    """Of the answers with the most characters, which are the candidates for the most tokens."""
+    candidates = sorted(answers, key=len)[-100:]
+    return max((len(renderer.tokenizer(text).input_ids) for text in candidates), default=0)
+
+
+def compare_precisions(here: torch.device, model: ModelFacts) -> tuple[bool, str]:
+    """On a GPU bf16 wins where it exists; on a CPU a feed-forward layer of the model's own shape is timed."""
+    if here.type == "cuda":
+        good = torch.cuda.is_bf16_supported(including_emulation=False)
+        return good, f"The {torch.cuda.get_device_name()} {'has' if good else 'has no'} bf16 units."
+    shape = model.hidden_size, model.intermediate_size
+    pairs = [(layer_seconds(torch.float32, *shape), layer_seconds(torch.bfloat16, *shape)) for _ in range(PAIRS)]
+    ratio = min(fp32 for fp32, _ in pairs) / min(bf16 for _, bf16 in pairs)
+    return ratio >= WORTHWHILE, (
+        f"A feed-forward layer of this model runs {ratio:.1f} times as fast in bf16 as in fp32 on this processor; "
+        f"bf16 is taken from {WORTHWHILE} on."
+    )
+
+
+def layer_seconds(dtype: torch.dtype, width: int, inner: int, tokens: int = 256, repeats: int = 3) -> float:
+    """Forward and backward of up, SiLU and down with frozen weights; the fastest of `repeats` after a warm-up."""
+    up, down = torch.randn(inner, width).to(dtype), torch.randn(width, inner).to(dtype)
+    times = []
+    for _ in range(repeats + 1):
+        x = torch.randn(tokens, width).to(dtype).requires_grad_()
+        began = time.perf_counter()
+        y = torch.nn.functional.silu(x @ up.T) @ down.T
+        y.backward(torch.ones_like(y))  # type: ignore[no-untyped-call]
+        times.append(time.perf_counter() - began)
+    return min(times[1:])

@@ -1,0 +1,112 @@
+"""The model into the engine before training, and the result out of it afterwards."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from residency import durable
+from residency.config.model import Full, Qlora, ResolvedConfig
+from residency.engine.adapters import ADAPTER, peft_config
+from residency.engine.checkpoint import require_disk_space
+from residency.engine.engine import FULL, Engine
+from residency.engine.speed import Speed
+from residency.models.chat import fit_embeddings
+from residency.models.hub import is_hub_id
+from residency.models.load import load_model
+from residency.models.starter import STARTER_ID
+from residency.records import RunFolder
+from residency.stages.facts import device
+from residency.stages.prepare import Prepared
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def result_name(resolved: ResolvedConfig) -> str:
+    """What the engine calls the thing that is trained."""
+    return FULL if isinstance(resolved.adapter, Full) else ADAPTER
+
+
+def result_folder(run: RunFolder, resolved: ResolvedConfig) -> Path:
+    return run / ("model" if isinstance(resolved.adapter, Full) else "adapter")
+
+
+def load_base(resolved: ResolvedConfig, vocabulary: int) -> tuple[Any, torch.dtype | None]:
+    """The base model, and the dtype to compute in where that is not the weights' own.
+
+    Weights that are trained stay in fp32, where small updates do not vanish; a frozen base is held as it is computed.
+    """
+    here, dtype = device(), DTYPES[resolved.speed.precision]
+    full = isinstance(resolved.adapter, Full)
+    model = load_model(resolved.model, dtype=torch.float32 if full else dtype, device=here,
+                       quantize=isinstance(resolved.adapter, Qlora))  # fmt: skip
+    fit_embeddings(model, vocabulary)
+    if is_hub_id(resolved.model.id) and resolved.model.id != STARTER_ID:
+        model.name_or_path = resolved.model.id  # PEFT writes it into the adapter, which must not name a cache folder
+    return model, dtype if full and dtype is not torch.float32 else None
+
+
+def start_engine(prepared: Prepared, run: RunFolder) -> Engine:
+    """Loads the base and adds what is trained, as the seed starts it. Raises ModelError, ResourceError."""
+    resolved = prepared.resolved
+    model, autocast = load_base(resolved, len(prepared.renderer.tokenizer))
+    engine = new_engine(model, resolved, autocast, run)
+    if isinstance(resolved.adapter, Full):
+        engine.train_all_weights()
+    else:
+        config = peft_config(resolved.adapter, model.name_or_path, prepared.template_token_ids)
+        engine.add_adapter(ADAPTER, config, seed=resolved.train.seed)
+    say_speed(engine, resolved, run)
+    name = result_name(resolved)
+    count = engine.trainable_parameters(name)
+    require_disk_space(run.path, count * 4 * (3 * resolved.train.keep_checkpoints + 5))
+    run.say("model", f"{count:,} of {model.num_parameters():,} weights are trained", trained=count)
+    return engine
+
+
+def new_engine(model: Any, resolved: ResolvedConfig, autocast: torch.dtype | None, run: RunFolder) -> Engine:
+    def said(tokens: int) -> None:
+        run.say("micro_batch_halved", f"memory ran out; {tokens} tokens pass at once from now on, with the same result",
+                level="warning", micro_batch_tokens=tokens)  # fmt: skip
+
+    return Engine(
+        model,
+        micro_batch_tokens=resolved.train.micro_batch_tokens,
+        packing=resolved.speed.packing,
+        share_prefix=resolved.speed.share_prefix,
+        autocast=autocast,
+        speed=Speed(fused=None if resolved.speed.fused else False, fp8=resolved.speed.fp8),
+        on_smaller_micro_batch=said,
+    )
+
+
+def say_speed(engine: Engine, resolved: ResolvedConfig, run: RunFolder) -> None:
+    said = [
+        f"{name} {'on' if getattr(engine.speed, name, False) else 'off'} ({reason})"
+        for name, reason in engine.reasons.items()
+    ]
+    refused = resolved.speed.fp8 and not engine.speed.fp8
+    run.say("speed", f"speed: {', '.join(said)}", level="warning" if refused else "info", **engine.reasons)
+
+
+def save_result(engine: Engine, name: str, tokenizer: Any, resolved: ResolvedConfig, run: RunFolder) -> None:
+    """The adapter in PEFT's format, or the whole model in transformers', with the tokenizer and its template."""
+    folder = result_folder(run, resolved)
+    aside = folder.with_name(f".{folder.name}.writing")
+    with durable.disk_errors(folder):
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        if isinstance(resolved.adapter, Full):
+            engine.model.save_pretrained(aside)
+        else:
+            engine.save(name, aside, optimizer=False)
+        tokenizer.save_pretrained(aside)
+        for file in aside.iterdir():
+            durable.sync_file(file)
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+        durable.sync_folder(run.path)
+    run.say("saved", f"the result is in {folder}", path=str(folder))

@@ -1,0 +1,90 @@
+"""What can be said before anything is trained: what the data are, and what training will need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from residency.config.model import ResolvedConfig, RunConfig
+from residency.config.resolve import resolve
+from residency.data.lengths import fit_length
+from residency.methods.sft import total_steps
+from residency.models.facts import Estimate, matmul_rate, model_facts
+from residency.models.facts import estimate as estimate_need
+from residency.models.load import load_config
+from residency.stages.facts import device, gather
+from residency.stages.model import DTYPES
+from residency.stages.prepare import Data, lengths_of, load_renderer, read_data, render
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    format: str
+    format_reason: str
+    rows: dict[str, int]
+    """By what they are for: train, eval, and each test."""
+    tokens: dict[str, float]
+    """Of the training rows: total, trained, p50, p99, longest."""
+    over_long: int
+    """Training rows longer than `data.max_length_tokens`, or than the model's context."""
+    example: str
+    """The first training row as the model sees it, with the text that carries loss marked."""
+
+
+@dataclass(frozen=True, slots=True)
+class EstimateResult:
+    resolved: ResolvedConfig
+    reasons: dict[str, str]
+    steps: int
+    need: Estimate
+
+
+def check(config: RunConfig) -> CheckResult:
+    """Everything that is checked before training. Raises DataError with the problems of all files, and the others."""
+    data = read_data(config)
+    renderer, _ = load_renderer(config)
+    rows = render(config, renderer, data.train)
+    render(config, renderer, data.held_out)
+    limit = config.data.max_length_tokens
+    if limit == "auto":
+        limit = model_facts(load_config(config.model)).context_length
+    return CheckResult(
+        format=data.format,
+        format_reason=data.format_reason,
+        rows=count_rows(data),
+        tokens=lengths_of(rows),
+        over_long=len(fit_length(rows, limit, "drop").dropped),
+        example=renderer.describe(data.train[0]),
+    )
+
+
+def estimate(config: RunConfig) -> EstimateResult:
+    """Memory and time of the training, from the data, the model's shape and this machine's measured speed."""
+    data = read_data(config)
+    renderer, _ = load_renderer(config)
+    rows = render(config, renderer, data.train)
+    hf_config = load_config(config.model)
+    facts = gather(config, hf_config, data.train, data.tests, rows, data.format, bool(data.held_out), renderer)
+    resolved, reasons = resolve(config, facts)
+    torch.set_num_threads(resolved.speed.threads)
+    steps, tokens = total_steps(resolved.train, len(rows)), lengths_of(rows)
+    dtype = DTYPES[resolved.speed.precision]
+    need = estimate_need(
+        model_facts(hf_config),
+        resolved.adapter,
+        micro_batch_tokens=min(
+            resolved.train.micro_batch_tokens, int(resolved.train.batch_size * tokens["total"] / len(rows))
+        ),
+        trained_share=tokens["trained"] / tokens["total"],
+        total_tokens=int(steps * resolved.train.batch_size * tokens["total"] / len(rows)),
+        row_length=tokens["total"] / len(rows),
+        bytes_per_weight=dtype.itemsize,
+        matmul_flops=matmul_rate(device(), dtype),
+        device=device().type,
+    )
+    return EstimateResult(resolved, reasons, steps, need)
+
+
+def count_rows(data: Data) -> dict[str, int]:
+    return {"train": len(data.train), "eval": len(data.held_out)} | {k: len(v) for k, v in data.tests.items()}

@@ -1,0 +1,136 @@
+"""What is said of a model before it is loaded is what it turns out to be."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+    T5Config,
+)
+
+from residency.config.model import Full, Lora, Peft, Qlora
+from residency.errors import ModelError
+from residency.models.facts import (
+    activation_bytes_per_token,
+    estimate,
+    fixed_bytes,
+    matmul_rate,
+    model_facts,
+    trained_parameters,
+)
+
+SIZES = {
+    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "vocab_size": 300, "max_position_embeddings": 512, "pad_token_id": 0,
+}  # fmt: skip
+FAMILIES = [
+    LlamaConfig(**SIZES, tie_word_embeddings=True),
+    LlamaConfig(**SIZES, tie_word_embeddings=False, attention_bias=True, mlp_bias=True),
+    MistralConfig(**SIZES),
+    Qwen2Config(**SIZES),
+    Qwen3Config(**SIZES, head_dim=32),
+    Gemma2Config(**SIZES, head_dim=32),
+    Gemma3TextConfig(**SIZES, head_dim=32),
+    Phi3Config(**SIZES),
+    GPT2Config(n_embd=64, n_layer=2, n_head=4, vocab_size=300, n_positions=512),
+]
+
+
+@pytest.mark.parametrize("config", FAMILIES, ids=lambda config: type(config).__name__)
+def test_parameters_are_those_of_the_real_model(config: PreTrainedConfig) -> None:
+    facts = model_facts(config)
+    model = AutoModelForCausalLM.from_config(config)
+    assert facts.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert facts.tied_embeddings == (model.lm_head.weight is model.get_input_embeddings().weight)
+    assert facts.embedding_parameters == 300 * 64 * (1 if facts.tied_embeddings else 2)
+    assert (facts.hidden_size, facts.layers, facts.heads, facts.vocab_size) == (64, 2, 4, 300)
+    assert facts.context_length == 512
+
+
+@pytest.mark.parametrize("config", FAMILIES[:-1], ids=lambda config: type(config).__name__)
+def test_an_adapters_size_is_what_peft_makes_of_it(config: PreTrainedConfig) -> None:
+    model = get_peft_model(
+        AutoModelForCausalLM.from_config(config), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    )
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert trained_parameters(model_facts(config), Lora(rank=4)) == trained
+
+
+def test_activations_are_what_backward_keeps() -> None:
+    config = LlamaConfig(**SIZES)
+    model, kept = AutoModelForCausalLM.from_config(config).model, {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = model(torch.arange(250)[None]).last_hidden_state
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    measured = sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in weights)
+    assert output.shape == (1, 250, 64)
+    assert activation_bytes_per_token(model_facts(config), 4) * 250 == pytest.approx(measured, rel=0.15)
+
+
+def test_memory_of_full_lora_and_qlora() -> None:
+    facts = model_facts(FAMILIES[0])
+    n, embeddings = facts.parameters, facts.embedding_parameters
+    assert sum(fixed_bytes(facts, Full(), 4).values()) == 16 * n
+    lora = Lora(rank=4)
+    adapter = 16 * trained_parameters(facts, lora)
+    assert sum(fixed_bytes(facts, lora, 2).values()) == 2 * n + adapter
+    expected = 0.516 * (n - embeddings) + 2 * embeddings + adapter
+    assert sum(fixed_bytes(facts, Qlora(rank=4), 2).values()) == pytest.approx(expected, abs=1)
+    assert fixed_bytes(facts, Peft(type="IA3"), 2)["weights"] > 2 * n
+
+
+def run_estimate(**changes: Any) -> Any:
+    settings: dict[str, Any] = {
+        "micro_batch_tokens": 1000, "trained_share": 0.25, "total_tokens": 1_000_000, "row_length": 100.0,
+        "bytes_per_weight": 4, "matmul_flops": 1e11, "device": "cpu",
+    }  # fmt: skip
+    return estimate(model_facts(FAMILIES[0]), Lora(rank=4), **(settings | changes))
+
+
+def test_an_estimate_adds_up_and_says_what_it_rests_on() -> None:
+    found = run_estimate()
+    assert set(found.memory_bytes) == {"weights", "gradients", "optimizer", "activations", "logits"}
+    assert found.total_bytes == sum(found.memory_bytes.values())
+    assert found.memory_bytes["logits"] == 250 * 300 * 12
+    assert "1,000,000 tokens" in found.basis
+    assert "100 GFLOP/s" in found.basis
+
+
+def test_twice_the_tokens_take_twice_the_time_and_a_faster_machine_half() -> None:
+    seconds = run_estimate().seconds
+    assert run_estimate(total_tokens=2_000_000).seconds == pytest.approx(2 * seconds)
+    assert run_estimate(matmul_flops=2e11).seconds == pytest.approx(seconds / 2)
+
+
+def test_the_rate_of_this_machine_is_measured() -> None:
+    assert 1e8 < matmul_rate(torch.device("cpu"), torch.float32, size=128, seconds=0.02) < 1e14
+
+
+def test_a_model_that_is_no_causal_language_model_is_refused() -> None:
+    with pytest.raises(ModelError, match="t5"):
+        model_facts(T5Config())
+
+
+def test_importing_facts_needs_no_torch() -> None:
+    program = "import sys, residency.models.facts; print({'torch', 'transformers'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "set()"
