@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from residency.data.audit.table import Table
 from residency.data.messages import Origin
 
 Severity = Literal["error", "warning", "note"]
@@ -39,3 +44,25 @@ class Finding:
             "num_rows": len(self.rows),
             "data": self.data,
         }
+
+
+def of_rows(
+    check: str, severity: Severity, table: Table, rows: Sequence[int] | NDArray[np.int64], message: str, *,
+    first: Callable[[int], str] | None = None, always: bool = False, costs: bool = True,
+) -> Finding | None:
+    """A finding about `rows`, which `{rows}` in the message counts; null where there are none, but for `always`.
+
+    `first` names the earlier row that a row repeats or contradicts.
+    """  # fmt: skip
+    if not len(rows) and not always:
+        return None
+    share = len(rows) / len(table)
+    data: dict[str, Any] = {"share": round(share, 6)}
+    if first:
+        data["pairs"] = [[first(int(row)), str(table.origin(int(row)))] for row in rows[:ROWS_RECORDED]]
+    told = message.replace("{rows}", f"{count(len(rows))} ({share:.1%})")
+    return Finding(check, severity, told, table.origins(rows), data, share if costs else None)
+
+
+def count(rows: int) -> str:
+    return "1 row" if rows == 1 else f"{rows:,} rows"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from residency.data.messages import Example, Message, Origin
 
@@ -20,6 +21,8 @@ class Table:
     """The last assistant turn; a tool call as `name(arguments)`."""
     systems: list[str] = field(default_factory=list)
     """The system text, or nothing."""
+    roles: list[str] = field(default_factory=list)
+    """A letter a turn: s(ystem), u(ser), a(ssistant), t(ool)."""
 
     def __len__(self) -> int:
         return len(self.answers)
@@ -28,14 +31,16 @@ class Table:
         self.files.append(example.origin.file)
         self.file_lines.append(example.origin.line)
         if example.text is not None:
-            prompt, answer, system = "", example.text, ""
+            prompt, answer, system, roles = "", example.text, "", ""
         else:
             system, prompt = split_prompt(example.prompt)
             answer = text_of(example.messages[-1])
+            roles = "".join(message["role"][0] for message in example.messages)
         self.prompts.append(prompt)
         self.answers.append(answer)
         # One shared string for a system text that thousands of rows repeat.
         self.systems.append(self.systems[-1] if self.systems and self.systems[-1] == system else system)
+        self.roles.append(sys.intern(roles))
 
     def origin(self, row: int) -> Origin:
         return Origin(self.files[row], self.file_lines[row])
@@ -49,6 +54,11 @@ def table_of(examples: Iterable[Example]) -> Table:
     for example in examples:
         table.add(example)
     return table
+
+
+def joined_tables(first: Table, second: Table) -> Table:
+    """The rows of both; numbers of the second's rows follow the first's."""
+    return Table(*(getattr(first, column.name) + getattr(second, column.name) for column in fields(Table)))
 
 
 def split_prompt(messages: Sequence[Message]) -> tuple[str, str]:
