@@ -16,10 +16,13 @@ from residency.data.audit.words import Vocabulary, Words, read_words, row_freque
 
 NEAR_ROW = 0.6
 """Jaccard similarity of two rows that are nearly the same. At 0.8 a third of those in short rows is missed."""
+ALIKE, ALIKE_WORDS = 0.4, 0.85
+"""Two texts less similar than NEAR_ROW are still copies where they share nearly all words and these runs of words."""
 NEAR_PROMPT = 0.5
 NEAR_ANSWER = 0.5
+NEAR_LEAK = 0.7
 LEAK_WORDS = 8
-LEAK_CONTAINED = 0.5
+LEAK_CONTAINED = 0.6
 WORDS_A_CHANGE = 15
 """One word may be added or left out for so many, and the question is still the same."""
 
@@ -87,10 +90,12 @@ def near_clusters(compared: Compared) -> NDArray[np.int64]:
     number = compared.num_train
     keys = compared.keys[:number]
     unique = np.unique(keys)
-    pairs = similar_pairs(signatures(compared.rows), unique, NEAR_ROW)
-    near = pairs[[is_near_copy(compared, int(a), int(b)) for a, b in pairs]] if len(pairs) else pairs
+    pairs, likeness = similar_pairs(signatures(compared.rows), unique, ALIKE)
+    near = [(a, b) for a, b, like in zip(*pairs.T.tolist(), likeness, strict=True)
+            if (like >= NEAR_ROW or overlap(compared.rows.row(a), compared.rows.row(b)) >= ALIKE_WORDS)
+            and is_near_copy(compared, a, b)]  # fmt: skip
     exact = np.column_stack([keys, np.arange(number)])[keys != np.arange(number)]
-    return clusters_of(number, np.concatenate([near, exact]))
+    return clusters_of(number, np.concatenate([np.array(near, dtype=np.int64).reshape(-1, 2), exact]))
 
 
 def is_near_copy(compared: Compared, left: int, right: int) -> bool:
@@ -124,7 +129,7 @@ def contradictions(compared: Compared, table: Table) -> Pairs:
     asked = equal_prompts(compared.prompts, table)[:number]
     prompted = np.flatnonzero(compared.prompts.counts[:number] > 0)
     unique = np.intersect1d(np.unique(asked), prompted)
-    found = similar_pairs(signatures(compared.prompts), unique, NEAR_PROMPT)
+    found, _ = similar_pairs(signatures(compared.prompts), unique, NEAR_PROMPT)
     near = [(int(a), int(b)) for a, b in found if same_question(compared, int(a), int(b))
             and table.systems[a] == table.systems[b]]  # fmt: skip
     questions = clusters_of(number, np.array([*near, *equal_links(asked, prompted)], dtype=np.int64).reshape(-1, 2))
@@ -198,14 +203,22 @@ def leaks(compared: Compared, table: Table) -> Pairs:
     tests = np.arange(number, total)
     found = {(a, b) for a, b in equal_links(equal_prompts(compared.prompts, table), tests) if a < number}
     keys = np.unique(equal_prompts(compared.prompts, table))
-    near = similar_pairs(signatures(compared.prompts), keys, NEAR_PROMPT)
-    near = near[(near[:, 0] < number) & (near[:, 1] >= number)]
-    found |= {(a, b) for a, b in near.tolist() if same_question(compared, a, b)}
+    near, likeness = similar_pairs(signatures(compared.prompts), keys, ALIKE)
+    across = (near[:, 0] < number) & (near[:, 1] >= number)
+    found |= {(a, b) for (a, b), like in zip(near[across].tolist(), likeness[across], strict=True)
+              if is_near_prompt(compared, a, b, like)}  # fmt: skip
     found |= set(contained(compared))
     first: dict[int, int] = {}
     for train_row, test_row in sorted(found):
         first.setdefault(int(test_row), int(train_row))
     return np.array([(train, test) for test, train in sorted(first.items())], dtype=np.int64).reshape(-1, 2)
+
+
+def is_near_prompt(compared: Compared, left: int, right: int, like: float) -> bool:
+    one, two = compared.prompts.row(left), compared.prompts.row(right)
+    if numbers_in(compared, one) != numbers_in(compared, two):
+        return False
+    return like >= NEAR_LEAK or overlap(one, two) >= ALIKE_WORDS or same_question(compared, left, right)
 
 
 def contained(compared: Compared) -> list[tuple[int, int]]:
@@ -244,9 +257,9 @@ def most_contained(
             holders[hit].append(row)
     found = []
     for test in range(len(starts) - 1):
-        own = {run for run in runs[starts[test] : starts[test + 1]].tolist() if not common[run]}
+        own = set(runs[starts[test] : starts[test + 1]].tolist())
         held: defaultdict[int, int] = defaultdict(int)
-        for run in own:
+        for run in own:  # of common runs no holder was noted
             for row in holders[run]:
                 held[row] += 1
         best = max(held, key=lambda row: (held[row], -row), default=None)

@@ -9,12 +9,13 @@ from importlib import import_module
 from typing import NamedTuple
 
 PLUGINS = (
-    "aws", "azure_storage_key", "basic_auth", "cloudant", "discord", "github_token", "gitlab_token",
+    "aws", "azure_storage_key", "cloudant", "discord", "github_token", "gitlab_token",
     "ibm_cloud_iam", "ibm_cos_hmac", "jwt", "mailchimp", "npm", "openai", "pypi_token", "sendgrid", "slack",
     "softlayer", "square_oauth", "stripe", "telegram_token", "twilio",
 )  # fmt: skip
 """Providers whose tokens detect-secrets knows. Its detectors of high entropy and of keywords are for source code."""
-NEWER_TOKENS = (
+OTHER_TOKENS = (
+    r"://[^:/?#\[\]@\s]+:([^/?#\[\]@\s]{4,})@",
     r"\bsk-(?:proj-|ant-|svcacct-|or-v1-)?[A-Za-z0-9_-]{32,}",
     r"\b(?:hf|npm|gsk|xai)_[A-Za-z0-9]{30,}\b",
     r"\bgithub_pat_[A-Za-z0-9_]{60,}",
@@ -25,7 +26,7 @@ LONG_RUN = re.compile(r"[\w/+=.:-]{18,}")
 KEY_BLOCK = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----(?:.*?-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----)?", re.DOTALL)
 ASSIGNMENT = re.compile(
     r"\b(?:[a-z0-9]+[_-])*(?:api[_ -]?key|access[_ -]?key|secret(?:[_ -]key)?|auth[_ -]?token|token|passwd|password|pwd)"
-    r"['\"]?\s*(?::=|=|:|\bis\b)\s*['\"]?([^\s'\",;]{8,})", re.IGNORECASE,
+    r"['\"]?\s*(?::=|=|:|\bis\b)\s*['\"]?([^\s'\",;(){}\[\]<>]{8,})(?![(\[{<])", re.IGNORECASE,
 )  # fmt: skip
 ASSIGNMENT_HINT = re.compile(r"key|secret|token|passw|pwd", re.IGNORECASE)
 EMAIL = re.compile(r"(?<![\w.+/@-])[A-Za-z0-9][\w.+-]{0,63}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24}(?![\w@])")
@@ -75,8 +76,8 @@ def _secrets(text: str) -> Iterator[Private]:
     if "://" in text or any(map(has_digit, LONG_RUN.findall(text))):
         for pattern in token_patterns():
             for match in pattern.finditer(text):
-                value = match[1] if match.re.groups and match[1] else match[0]
-                if not is_placeholder(value):
+                password = match[1] if pattern.pattern.startswith("://") else match[0]
+                if not is_placeholder(password):
                     yield Private(*match.span(), "secret")
     if ASSIGNMENT_HINT.search(text):
         for match in ASSIGNMENT.finditer(text):
@@ -86,7 +87,7 @@ def _secrets(text: str) -> Iterator[Private]:
 
 @cache
 def token_patterns() -> tuple[re.Pattern[str], ...]:
-    patterns = [re.compile(pattern) for pattern in NEWER_TOKENS]
+    patterns = [re.compile(pattern) for pattern in OTHER_TOKENS]
     for name in PLUGINS:
         module = import_module(f"detect_secrets.plugins.{name}")
         detectors = [value for key, value in vars(module).items() if key.endswith("Detector") and value.__module__ == module.__name__]
@@ -107,7 +108,7 @@ def is_placeholder(value: str) -> bool:
 def looks_random(value: str) -> bool:
     """Letters and digits mixed, as no word has them, and neither code nor a placeholder."""
     has_both = has_digit(value) and any(map(str.isalpha, value))
-    return has_both and not is_placeholder(value) and not any(mark in value for mark in "()[]{}<>") and len(set(value)) > 5
+    return has_both and not is_placeholder(value) and len(set(value)) > 5
 
 
 def _personal(text: str) -> Iterator[Private]:

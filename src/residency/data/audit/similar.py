@@ -36,8 +36,8 @@ def signatures(words: Words, shingle_words: int = SHINGLE_WORDS) -> NDArray[np.u
     return found
 
 
-def similar_pairs(found: NDArray[np.uint32], rows: NDArray[np.int64], at_least: float) -> Pairs:
-    """Pairs among `rows` whose estimated Jaccard similarity is `at_least` that, each once.
+def similar_pairs(found: NDArray[np.uint32], rows: NDArray[np.int64], at_least: float) -> tuple[Pairs, NDArray[np.float64]]:
+    """Pairs among `rows` whose estimated Jaccard similarity is `at_least` that, each once, and that similarity.
 
     Of many rows that meet in a band only neighbours and those with the first are compared, which keeps it linear and
     still joins them in one cluster.
@@ -61,7 +61,8 @@ def similar_pairs(found: NDArray[np.uint32], rows: NDArray[np.int64], at_least: 
         new = new[~np.isin(new, codes, assume_unique=True)]
         codes = np.concatenate([codes, new[likeness(found, new // size, new % size) >= at_least]])
     codes = np.sort(codes)
-    return np.column_stack([codes // size, codes % size])
+    left, right = codes // size, codes % size
+    return np.column_stack([left, right]), likeness(found, left, right)
 
 
 def likeness(found: NDArray[np.uint32], left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.float64]:
