@@ -19,6 +19,7 @@ from residency.errors import ResidencyError
 from residency.evals.compare import compare
 from residency.evals.report import write_report
 from residency.evals.run import evaluate as grade_answers
+from residency.evals.row_losses import review_training
 from residency.evals.run import few_shot_examples
 from residency.methods import sft
 from residency.models.load import versions
@@ -55,6 +56,7 @@ def run(config: RunConfig, runs: Path, *, resume: bool = False, listener: Listen
         with stages("train"):
             outcome = sft.train(engine, name, prepared.rows, prepared.held_out, resolved.train, record)
             save_result(engine, name, prepared.renderer.tokenizer, resolved, record)
+            review_training(record, prepared.rows, prepared.renderer.tokenizer.decode)
         with stages("after"):
             measure(base.tuned(), "tuned", prepared)
         with stages("report"):

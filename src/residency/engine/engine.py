@@ -37,7 +37,7 @@ FULL = "model"
 """The name under which full fine-tuning trains the model's own weights."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Loss:
     """What one adapter's rows came to."""
 
@@ -47,6 +47,8 @@ class Loss:
     """Trained tokens."""
     correct: int
     """Of these, how many were the model's first choice."""
+    by_row: NDArray[np.float64]
+    """Shape (rows,), in the order given: each row's part of `total`."""
 
     @property
     def mean(self) -> float:
@@ -208,15 +210,18 @@ class Engine:
             todo = list(self._since_step)
 
     def _run(self, group: Mapping[str, Sequence[Rendered]]) -> dict[str, Loss]:
-        totals = {name: Loss(0.0, 0, 0) for name in group}
+        totals = {name: Loss(0.0, 0, 0, np.zeros(len(rows))) for name, rows in group.items()}
         with self._active(*group):
             for pack in self._packs(group):
                 loss, losses, correct = self._losses(pack)
                 loss.backward()  # type: ignore[no-untyped-call]
-                for name, part in _by_adapter(pack, losses, correct).items():
+                for name, part in _by_adapter(pack, losses, correct, group).items():
                     before = totals[name]
                     totals[name] = Loss(
-                        before.total + part.total, before.tokens + part.tokens, before.correct + part.correct
+                        before.total + part.total,
+                        before.tokens + part.tokens,
+                        before.correct + part.correct,
+                        before.by_row + part.by_row,
                     )
         for name, total in totals.items():
             self._trained[name].tokens += total.tokens
@@ -297,11 +302,16 @@ class Engine:
         self.on_smaller_micro_batch(self.micro_batch_tokens)
 
 
-def _by_adapter(pack: Pack, losses: torch.Tensor, correct: torch.Tensor) -> dict[str, Loss]:
+def _by_adapter(
+    pack: Pack, losses: torch.Tensor, correct: torch.Tensor, group: Mapping[str, Sequence[Rendered]]
+) -> dict[str, Loss]:
+    owners = np.asarray(pack.rows)[pack.row_of_target.cpu().numpy()]
     totals: dict[str, Loss] = {}
     for segment in pack.segments:
+        name = str(segment.adapter)
         mine = (pack.predictors >= segment.start) & (pack.predictors < segment.end)
-        totals[str(segment.adapter)] = Loss(float(losses[mine].sum()), int(mine.sum()), int(correct[mine].sum()))
+        by_row = np.bincount(owners[mine.cpu().numpy()], losses[mine].detach().cpu().numpy(), len(group[name]))
+        totals[name] = Loss(float(losses[mine].sum()), int(mine.sum()), int(correct[mine].sum()), by_row)
     return totals
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from residency.errors import RunError
 from residency.evals.compare import compare
+from residency.evals.row_losses import FILE as UNLEARNED
 from residency.evals.wording import percent, points, probability, score, signed
-from residency.records import Answer, Comparison, EvalResult, Event, Metric, RunFolder, Summary
+from residency.records import Answer, Comparison, EvalResult, Event, Metric, RunFolder, Summary, Unlearned
 
 TUNED = "tuned"
 BASE = "base"
@@ -51,6 +52,8 @@ class Findings:
     warnings: list[str]
     events: list[Event]
     audit: str | None
+    unlearned: Unlearned | None
+    """The rows that the training could not learn."""
 
 
 def read_findings(run: RunFolder) -> Findings:
@@ -79,6 +82,7 @@ def read_findings(run: RunFolder) -> Findings:
         examples=_examples(comparisons, results),
         warnings=problems + _ungraded(results) + [event.message for event in events if event.level != "info"],
         events=events,
+        unlearned=run.read(UNLEARNED, Unlearned) if (run / UNLEARNED).exists() else None,
         audit=json.dumps(audit, indent=2, ensure_ascii=False) if audit else None,
     )
 

@@ -56,9 +56,8 @@ def test_one_row_and_rows_that_are_all_alike_are_one_topic(tmp_path: Path) -> No
 
 def test_plain_text_is_its_own_subject(tmp_path: Path) -> None:
     table = table_of(Example(Origin("a.txt", i), text=text) for i, text in enumerate(prompts(30)))
-    assert {topic.name.split(", ")[0] for topic in topics_of(tmp_path, table).topics} <= {
-        word for group in MEANINGS for word in group
-    }
+    words = {word for group in MEANINGS for word in group}
+    assert {topic.name.split(", ")[0] for topic in topics_of(tmp_path, table).topics} <= words
 
 
 def test_a_topic_of_mixed_style_is_named_with_the_feature(tmp_path: Path) -> None:
