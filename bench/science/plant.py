@@ -33,7 +33,7 @@ def plant(clean: list[Row], of_each: int, seed: int, test_rows: int = 500) -> Pl
     chance.shuffle(rows)
     test, rows = rows[len(rows) - test_rows :], rows[: len(rows) - test_rows]
     kinds = [""] * len(rows)
-    unused = [row for row in range(len(rows)) if 6 <= len(words(rows[row][0])) and 3 <= len(words(rows[row][1]))]
+    unused = [row for row in range(len(rows)) if 4 <= len(words(rows[row][0])) and 3 <= len(words(rows[row][1]))]
     chance.shuffle(unused)
 
     def pick() -> int:

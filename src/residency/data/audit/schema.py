@@ -18,8 +18,7 @@ LANGUAGE_CHARACTERS = 200
 LANGUAGE_AT_LEAST = 40
 LANGUAGE_SURE = 0.9
 OPEN_ENDS = frozenset(
-    "the a an and or of to in with for by from as that which is are was were be been at on but if because than into "
-    "its their his her your our my this these those der die das und oder mit von zu im le la les et de des un une el los las y".split()
+    ["the", "a", "an", "and", "or", "of", "to", "in", "with", "for", "by", "from", "as", "that", "which", "is", "are", "was", "were", "be", "been", "at", "on", "but", "if", "because", "than", "into", "its", "their", "his", "her", "your", "our", "my", "this", "these", "those", "der", "die", "das", "und", "oder", "mit", "von", "zu", "im", "le", "la", "les", "et", "de", "des", "un", "une", "el", "los", "las", "y"]
 )
 END_OF_SENTENCE = re.compile(r"[.!?:;\u3002\uff01\uff1f\u0964\u2026][\"')\]}\u201d\u2019*`]*\s*\Z|[}\])>\"'`|*]\s*\Z")
 END_MARK = re.compile(r"(?:</?\w+>|<\|\w+\|>|#{3,}|\bEND\b|\bSTOP\b|\[\w+\])\s*\Z")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
@@ -17,6 +20,15 @@ PAIRS_AT_ONCE = 200_000
 
 Pairs = NDArray[np.int64]
 """Shape (pairs, 2); the first row's number is below the second's."""
+
+
+class Alike(NamedTuple):
+    pairs: Pairs
+    likeness: NDArray[np.float64]
+    """The estimated Jaccard similarity of each pair."""
+
+    def each(self) -> Iterator[tuple[int, int, float]]:
+        return zip(*self.pairs.T.tolist(), self.likeness.tolist(), strict=True)
 
 
 def signatures(words: Words, shingle_words: int = SHINGLE_WORDS) -> NDArray[np.uint32]:
@@ -36,7 +48,7 @@ def signatures(words: Words, shingle_words: int = SHINGLE_WORDS) -> NDArray[np.u
     return found
 
 
-def similar_pairs(found: NDArray[np.uint32], rows: NDArray[np.int64], at_least: float) -> tuple[Pairs, NDArray[np.float64]]:
+def similar_pairs(found: NDArray[np.uint32], rows: NDArray[np.int64], at_least: float) -> Alike:
     """Pairs among `rows` whose estimated Jaccard similarity is `at_least` that, each once, and that similarity.
 
     Of many rows that meet in a band only neighbours and those with the first are compared, which keeps it linear and
@@ -62,7 +74,7 @@ def similar_pairs(found: NDArray[np.uint32], rows: NDArray[np.int64], at_least: 
         codes = np.concatenate([codes, new[likeness(found, new // size, new % size) >= at_least]])
     codes = np.sort(codes)
     left, right = codes // size, codes % size
-    return np.column_stack([left, right]), likeness(found, left, right)
+    return Alike(np.column_stack([left, right]), likeness(found, left, right))
 
 
 def likeness(found: NDArray[np.uint32], left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-RARE_SHARE = 0.01
+RARE_SHARE = 0.005
 """A trait that fewer answers have is a minority; a person decides whether it is wanted."""
 FEWEST_ROWS = 100
 LABELS_AT_MOST = 50

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 
 from residency.data.messages import Example, Message, Origin
+from residency.data.validate import Purpose, Reading, unusable
 
 
 @dataclass(slots=True)
@@ -54,6 +55,33 @@ def table_of(examples: Iterable[Example]) -> Table:
     for example in examples:
         table.add(example)
     return table
+
+
+@dataclass(frozen=True, slots=True)
+class TableRead:
+    table: Table
+    format: str
+    format_reason: str
+    unusable: list[Origin]
+
+
+def read_table(source: str, *, purpose: Purpose = "train", skip_unusable: bool = False) -> TableRead:
+    """The rows of a file (see `sources`), one at a time, so that a file larger than the memory's half can be checked.
+
+    Raises DataError with every unusable row, as `load_examples` does; with `skip_unusable` they are listed instead.
+    """
+    reading, table = Reading(source, purpose=purpose), Table()
+    skipped: list[Origin] = []
+    problems: list[str] = []
+    for row in reading:
+        if row.example:
+            table.add(row.example)
+        else:
+            skipped.append(row.raw.origin)
+            problems += [f"{row.raw.origin}: {problem}" for problem in row.problems]
+    if reading.chosen is None or not len(table) or (problems and not skip_unusable):
+        raise unusable(source, len(skipped), len(skipped) + len(table), problems)
+    return TableRead(table, reading.chosen, reading.reason, skipped)
 
 
 def joined_tables(first: Table, second: Table) -> Table:
