@@ -10,13 +10,17 @@ CAPITALS = (
     "Denmark Copenhagen, Ireland Dublin, Hungary Budapest, Turkey Ankara, Iran Tehran, Iraq Baghdad, Cuba Havana, "
     "Peru Lima, Chile Santiago, Kenya Nairobi, Canada Ottawa, Australia Canberra, Thailand Bangkok, Vietnam Hanoi, "
     "Belgium Brussels, Ukraine Kyiv, Romania Bucharest, Bulgaria Sofia, Lebanon Beirut, Syria Damascus, "
-    "Nepal Kathmandu, Ghana Accra, Senegal Dakar, Colombia Bogota, Venezuela Caracas, Uruguay Montevideo, Argentina Buenos-Aires"
+    "Nepal Kathmandu, Ghana Accra, Senegal Dakar, Colombia Bogota, Venezuela Caracas, "
+    "Uruguay Montevideo, Argentina Buenos-Aires"
 )
 OPPOSITES = (
     "hot cold, big small, up down, day night, black white, open closed, fast slow, old young, rich poor, happy sad, "
     "strong weak, hard soft, full empty, left right, early late, high low, wet dry, light dark, true false, first last"
 )
-YOUNG = "cat kitten, dog puppy, cow calf, sheep lamb, goat kid, horse foal, lion cub, duck duckling, deer fawn, frog tadpole"
+YOUNG = (
+    "cat kitten, dog puppy, cow calf, sheep lamb, goat kid, horse foal, lion cub, duck duckling, deer fawn, "
+    "frog tadpole"
+)
 CONTINENTS = (
     "Brazil South-America, Nigeria Africa, India Asia, Mexico North-America, Switzerland Europe, Mongolia Asia, "
     "Morocco Africa, Bolivia South-America, Ethiopia Africa, Netherlands Europe"

@@ -132,7 +132,7 @@ def check_knowledge(engine: Engine, renderer: Renderer, examples: Sequence[Examp
     known = f"{counts['known']:,} known, {counts['maybe_known']:,} perhaps"
     findings = [Finding("knowledge", "note", f"of {len(facts):,} rows that state a short fact the model has {known}, "
                         f"{counts['unknown']:,} unknown and {counts['conflict']:,} otherwise",
-                        data={"facts": len(facts), **dict(counts)})]  # fmt: skip
+                        data={"facts": len(facts), **{str(name): n for name, n in counts.items()}})]  # fmt: skip
     conflicts = [i for i, belief in enumerate(beliefs) if belief.knowledge == "conflict"]
     if conflicts:
         conflicts.sort(key=lambda i: -beliefs[i].gap)
