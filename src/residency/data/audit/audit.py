@@ -9,8 +9,10 @@ changed here.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,10 @@ from numpy.typing import NDArray
 
 from residency.data.audit import findings as says
 from residency.data.audit import schema, style
+from residency.data.audit.clusters import check_topics, find_topics, subjects
 from residency.data.audit.compare import Compared, compare_rows, contradictions, leaks, near_clusters
+from residency.data.audit.coverage import check_coverage
+from residency.data.audit.embeddings import embedder_installed, load_embedder
 from residency.data.audit.findings import SEVERITIES, Finding
 from residency.data.audit.private import find_private
 from residency.data.audit.residue import find_residue
@@ -26,15 +31,19 @@ from residency.data.audit.score import points_lost, score
 from residency.data.audit.similar import Pairs
 from residency.data.audit.table import Table, joined_tables
 from residency.data.audit.words import row_frequency
+from residency.errors import DataError
 from residency.progress import track
 
 VERSION = 2
 LANGUAGE_SAMPLE = 20_000
+FEWEST_FOR_LANGUAGE = 100
+FEWEST_FOR_TOPICS, MOST_FOR_TOPICS = 100, 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    rows: int
+    table: Table
+    """The training rows."""
     findings: list[Finding]
     """The gravest first."""
     clusters: NDArray[np.int64]
@@ -61,7 +70,7 @@ def audit(train: Table, test: Table | None = None) -> Audit:
     """Checks training rows, and whether the test's rows stand among them."""
     number = len(train)
     both = joined_tables(train, test) if test else train
-    steps = 9
+    steps = 10
     with track("Checking the rows", steps) as advance:
 
         def step(value: Any) -> Any:
@@ -81,9 +90,29 @@ def audit(train: Table, test: Table | None = None) -> Audit:
             *step(schema_findings(train, compared)),
             step(language_finding(train)),
             *step(style_findings(train, compared)),
+            *step(topic_findings(train, test)),
         ]
-    kept = sorted((one for one in found if one), key=lambda one: SEVERITIES.index(one.severity))
-    return Audit(number, kept, clusters, pairs, leaked, plots(train, compared))
+    kept = by_gravity(one for one in found if one)
+    return Audit(train, kept, clusters, pairs, leaked, plots(train, compared))
+
+
+def by_gravity(findings: Iterable[Finding]) -> list[Finding]:
+    return sorted(findings, key=lambda one: SEVERITIES.index(one.severity))
+
+
+def with_findings(found: Audit, more: Iterable[Finding | None]) -> Audit:
+    return replace(found, findings=by_gravity([*found.findings, *(one for one in more if one)]))
+
+
+def refuse(found: Audit, *, strict: bool) -> None:
+    """Raises DataError with the findings on which nothing should be trained: errors, and warnings if `strict`."""
+    grave = [one for one in found.findings if one.severity == "error" or (strict and one.severity == "warning")]
+    if grave:
+        raise DataError(
+            "the data should not be trained on as they are" if not strict else "the data have warnings, and strict is on",
+            code="data_findings", param="data.train", problems=[f"{one.check}: {one.message}" for one in grave],
+            hint="`residency check` shows the rows, and repairs what can be repaired with --fix",
+        )  # fmt: skip
 
 
 def duplicate_findings(table: Table, compared: Compared, clusters: NDArray[np.int64]) -> list[Finding | None]:
@@ -123,8 +152,8 @@ def leak_finding(table: Table, pairs: Pairs, number: int) -> Finding | None:
     share = len(pairs) / (len(table) - number)
     return Finding(
         "leaks", "warning",
-        f"{says.count(len(pairs))} of the test ({share:.1%}) stand in the training data too, or nearly so; the test would "
-        "reward remembering. Take them out of the training data (`--fix`) or out of the test.",
+        f"{says.count(len(pairs))} of the test ({share:.1%}) stand in the training data too, or nearly so; the test "
+        "would reward remembering. Take them out of the training data (`--fix`) or out of the test.",
         table.origins(pairs[:, 0]),
         {"pairs": [[str(table.origin(int(a))), str(table.origin(int(b)))] for a, b in pairs[: says.ROWS_RECORDED]]},
         share,
@@ -210,6 +239,8 @@ def system_finding(table: Table) -> Finding | None:
 
 
 def language_finding(table: Table) -> Finding | None:
+    if len(table) < FEWEST_FOR_LANGUAGE:
+        return None
     step = max(1, len(table) // LANGUAGE_SAMPLE)
     rows = range(0, len(table), step)
     found = schema.languages([table.answers[row] for row in rows])
@@ -262,27 +293,64 @@ def label_finding(table: Table) -> Finding | None:
         return None
     fewest, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
     balanced = counts[most] <= 5 * counts[fewest]
-    told = f"The answers are {len(counts)} labels; {most!r} is given {counts[most]:,} times, {fewest!r} {counts[fewest]:,}."
+    told = (
+        f"The answers are {len(counts)} labels; {most!r} is given {counts[most]:,} times, "
+        f"{fewest!r} {counts[fewest]:,}."
+    )
     if balanced:
         return Finding("label_balance", "note", told, data={"counts": counts})
     scarce = {label for label, n in counts.items() if 5 * n < counts[most]}
     rows = [row for row, answer in enumerate(table.answers) if answer.strip() in scarce]
+    listed = ", ".join(map(repr, sorted(scarce)[:5]))
     return Finding(
-        "label_balance", "warning", f"{told} A model leans to the frequent ones: add rows of {', '.join(map(repr, sorted(scarce)[:5]))}.",
+        "label_balance", "warning", f"{told} A model leans to the frequent ones: add rows of {listed}.",
         table.origins(rows), {"counts": counts},
     )  # fmt: skip
 
 
+def topic_findings(train: Table, test: Table | None) -> list[Finding]:
+    """Topics, and test prompts far from all of them, where word vectors are installed."""
+    if not embedder_installed() or not FEWEST_FOR_TOPICS <= len(train) <= MOST_FOR_TOPICS:
+        return []
+    embedder = load_embedder()
+    vectors = embedder.embed(subjects(train))
+    found = check_topics(find_topics(train, vectors), train)
+    if test and len(test):
+        rows = train.origins(range(len(train))), test.origins(range(len(test)))
+        found += check_coverage(vectors, embedder.embed(subjects(test)), *rows)
+    return found
+
+
+def special_token_findings(table: Table, tokens: Collection[str], grave: frozenset[str]) -> list[Finding | None]:
+    """Rows whose text holds special tokens of the model; those in `grave` begin and end turns."""
+    found: dict[int, list[str]] = {}
+    pattern = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or r"(?!)")
+    for row, texts in enumerate(zip(table.systems, table.prompts, table.answers, strict=True)):
+        if pieces := [piece for text in texts for piece in pattern.findall(text)]:
+            found[row] = pieces
+    ending = [row for row, pieces in found.items() if not grave.isdisjoint(pieces)]
+    return [
+        says.of_rows(
+            "special_tokens", "error", table, ending,
+            "{rows} hold tokens with which this model begins or ends a turn, inside their text; it would learn to end "
+            "there, and read the rest as another speaker's. `--fix` strips them.",
+        ),
+        says.of_rows(
+            "special_tokens", "warning", table, [row for row in found if row not in set(ending)],
+            "{rows} hold special tokens of this model inside their text; they are read as such, not as characters.",
+        ),
+    ]  # fmt: skip
+
+
 def plots(table: Table, compared: Compared) -> dict[str, Any]:
-    number = len(table)
+    sides = {"prompt": compared.prompts, "answer": compared.answers}
     return {
-        "lengths": {name: histogram(words.counts[:number]) for name, words in (("prompt", compared.prompts), ("answer", compared.answers))},
+        "lengths": {name: histogram(words.counts[: len(table)]) for name, words in sides.items()},
         "labels": style.label_counts(table.answers),
-    }  # fmt: skip
+    }
 
 
 def histogram(lengths: NDArray[np.int64]) -> dict[str, list[int]]:
     """Rows by length in words, in bins that double: [0, 1), [1, 2), [2, 4) ..."""
     edges = [0, *(2**power for power in range(int(lengths.max(initial=1)).bit_length() + 1))]
     return {"edges": edges, "rows": np.histogram(lengths, edges)[0].tolist()}
-

@@ -6,7 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,18 +39,23 @@ class Change:
     """Whether `--fix` makes it without being asked row by row."""
 
     def as_record(self) -> dict[str, Any]:
-        record = asdict(self)
-        return {key: str(value) if isinstance(getattr(self, key), Origin) else value
-                for key, value in record.items() if key != "wanted" and value not in (None, {})} | {
-                    "origin": str(self.origin)} | ({"other": str(self.other)} if self.other else {})  # fmt: skip
+        return {
+            "row": str(self.origin),
+            "action": self.action,
+            "check": self.check,
+            "reason": self.reason,
+            **({"other": str(self.other)} if self.other else {}),
+            **self.data,
+        }
 
 
-def proposals(table: Table, found: Audit, unusable: Sequence[Origin] = ()) -> list[Change]:
+def proposals(found: Audit, unusable: Sequence[Origin] = ()) -> list[Change]:
     """Every repair that the audit's findings allow, at most one drop a row, in the order of the rows.
 
     Copies, rows that stand in the test and unusable rows are dropped, private data masked, residue stripped. Of two
     rows that contradict each other a person has to choose: those changes are proposed, but not `wanted`.
     """
+    table = found.table
     changes = [Change(origin, "drop", "unusable", "the row cannot be used") for origin in unusable]
     dropped: set[int] = set()
 

@@ -18,8 +18,14 @@ LANGUAGE_CHARACTERS = 200
 LANGUAGE_AT_LEAST = 40
 LANGUAGE_SURE = 0.9
 OPEN_ENDS = frozenset(
-    ["the", "a", "an", "and", "or", "of", "to", "in", "with", "for", "by", "from", "as", "that", "which", "is", "are", "was", "were", "be", "been", "at", "on", "but", "if", "because", "than", "into", "its", "their", "his", "her", "your", "our", "my", "this", "these", "those", "der", "die", "das", "und", "oder", "mit", "von", "zu", "im", "le", "la", "les", "et", "de", "des", "un", "une", "el", "los", "las", "y"]
-)
+    {
+        "the", "a", "an", "and", "or", "of", "to", "in", "with", "for", "by", "from", "as", "that", "which", "is", "are",
+        "was", "were", "be", "been", "at", "on", "but", "if", "because", "than", "into", "its", "their", "his", "her",
+        "your", "our", "my", "this", "these", "those", "der", "die", "das", "und", "oder", "mit", "von", "zu", "im", "le",
+        "la", "les", "et", "de", "des", "un", "une", "el", "los", "las", "y",
+    }
+)  # fmt: skip
+"""Words after which something has to follow."""
 END_OF_SENTENCE = re.compile(r"[.!?:;\u3002\uff01\uff1f\u0964\u2026][\"')\]}\u201d\u2019*`]*\s*\Z|[}\])>\"'`|*]\s*\Z")
 END_MARK = re.compile(r"(?:</?\w+>|<\|\w+\|>|#{3,}|\bEND\b|\bSTOP\b|\[\w+\])\s*\Z")
 
@@ -33,9 +39,9 @@ def cut_off(answers: Sequence[str], words: Words, vocabulary: Sequence[str], fre
     long = np.flatnonzero(words.counts >= LONG_WORDS)
     if not len(long):
         return []
-    ends = np.array([bool(END_OF_SENTENCE.search(answers[row][-12:])) for row in long])
+    ends = np.array([bool(END_OF_SENTENCE.search(answers[row][-12:])) for row in long.tolist()])
     habit = ends.mean() >= HABIT_SHARE
-    known = beginnings({vocabulary[i] for i in np.flatnonzero(frequency >= 3) if len(vocabulary[i]) > 3})
+    known = beginnings({vocabulary[i] for i in np.flatnonzero(frequency >= 3).tolist() if len(vocabulary[i]) > 3})
     found = []
     for row in long[~ends].tolist():
         last = int(words.ids[words.starts[row + 1] - 1])

@@ -92,7 +92,7 @@ def clusters_of(num_rows: int, pairs: Pairs) -> NDArray[np.int64]:
     _, labels = connected_components(links, directed=False)
     first = np.full(labels.max() + 1 if num_rows else 0, num_rows, dtype=np.int64)
     np.minimum.at(first, labels, np.arange(num_rows))
-    return first[labels]
+    return np.asarray(first[labels])
 
 
 def groups(clusters: NDArray[np.int64]) -> list[list[int]]:

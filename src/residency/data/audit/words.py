@@ -53,7 +53,8 @@ class Words:
         return len(self.starts) - 1
 
     def row(self, index: int) -> list[int]:
-        return self.ids[self.starts[index] : self.starts[index + 1]].tolist()
+        found: list[int] = self.ids[self.starts[index] : self.starts[index + 1]].tolist()
+        return found
 
     def first_rows(self, number: int) -> Words:
         return Words(self.ids[: self.starts[number]], self.starts[: number + 1])
