@@ -10,8 +10,8 @@
     few       300 of the checked rows, chosen by `select_rows`
     many      3,000 noisy rows
 
-Each is graded by json_match on the test rows. Writes bench/results/it_pays.json, one record a seed and arm; what is there
-already is not run again.
+Each is graded by json_match on the test rows. Writes bench/results/it_pays.json, one record a seed and arm; what is
+there already is not run again.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from residency.engine.memory import peak_bytes
 from residency.errors import ResidencyError
 from residency.evals.compare import compare
 from residency.evals.report import write_report
-from residency.evals.run import evaluate as grade_answers
 from residency.evals.row_losses import review_training
+from residency.evals.run import evaluate as grade_answers
 from residency.evals.run import few_shot_examples
 from residency.methods import sft
 from residency.models.load import versions

@@ -1,8 +1,8 @@
 """Answers that fit neither their own question nor the answers of similar questions: swapped and wrong ones stand first.
 
 Two measures, and neither needs a model: the cosine of an answer to its question, and to the most similar of the
-answers that the nearest other questions got. Where questions and answers share words the first tells more, where answers
-are labels or JSON the second.
+answers that the nearest other questions got. Where questions and answers share words the first tells more, where
+answers are labels or JSON the second.
 """
 
 from __future__ import annotations
