@@ -28,6 +28,8 @@ Examples
 
     residency check train.jsonl --model smollm2-135m
 
+    residency check train.jsonl --model smollm2-135m --eye
+
     residency check train.jsonl --fix clean.jsonl --split 80/10/10
 """
 ROWS_SHOWN = 5
@@ -69,6 +71,10 @@ def check(
         typer.Option("--split", help="With --fix: shares such as 80/10/10, near copies on one side."),
     ] = None,
     review: Annotated[bool, typer.Option("--review", help="With --fix: accept or reject each change.")] = False,
+    eye: Annotated[
+        bool,
+        typer.Option("--eye", help="Let the model read the rows: wrong answers, facts it holds otherwise (minutes)."),
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Fail on warnings too (exit 3).")] = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -84,7 +90,9 @@ def check(
 
     refuse_fix(fix, split, review)
     config = run_config(source, model, test, overrides or [])
-    found = check_rows(source, test, skip_unusable=fix is not None) if config is None else check_run(config)
+    if eye and config is None:
+        raise ConfigError("--eye needs a model", param="--eye", hint="name one with --model")
+    found = check_rows(source, test, skip_unusable=fix is not None) if config is None else check_run(config, eye=eye)
     fixed = fix_rows(found.source, found.audit, found.unusable, fix, split, review) if fix else None
     if as_json:
         print_answer(record(source, found) | ({"fixed": fixed} if fixed else {}))
@@ -119,10 +127,10 @@ def check_rows(source: str, test: str | None, *, skip_unusable: bool) -> Checked
     return Checked(source, rows, read.format, read.format_reason, audit(read.table, unseen), read.unusable)
 
 
-def check_run(config: RunConfig) -> Checked:
+def check_run(config: RunConfig, *, eye: bool) -> Checked:
     from residency import pipeline
 
-    found = pipeline.check(config)
+    found = pipeline.check(config, eye=eye)
     return Checked(config.data.train, found.rows, found.format, found.format_reason, found.audit,
                    tokens=found.tokens, over_long=found.over_long, example=found.example)  # fmt: skip
 

@@ -16,6 +16,7 @@ from residency.methods.sft import total_steps
 from residency.models.facts import Estimate, matmul_rate, model_facts
 from residency.models.facts import estimate as estimate_need
 from residency.models.load import load_config
+from residency.stages.eye import model_findings
 from residency.stages.facts import device, gather
 from residency.stages.model import DTYPES
 from residency.stages.prepare import Data, lengths_of, load_renderer, look_with_model, read_data, render
@@ -45,8 +46,11 @@ class EstimateResult:
     need: Estimate
 
 
-def check(config: RunConfig) -> CheckResult:
-    """Everything that is checked before training. Raises DataError with the problems of all files, and the others."""
+def check(config: RunConfig, *, eye: bool = False) -> CheckResult:
+    """Everything that is checked before training; with `eye` the model itself reads the rows too, which takes minutes.
+
+    Raises DataError with the problems of all files, and the others.
+    """
     data = read_data(config)
     renderer, _ = load_renderer(config)
     data = look_with_model(data, renderer)
@@ -63,7 +67,8 @@ def check(config: RunConfig) -> CheckResult:
         tokens=lengths_of(rows),
         over_long=len(too_long),
         example=renderer.describe(data.train[0]),
-        audit=with_findings(data.audit, [over_long_finding(too_long, len(rows), limit)]),
+        audit=with_findings(data.audit, [over_long_finding(too_long, len(rows), limit),
+                                         *(model_findings(config, data, renderer) if eye else [])]),
     )
 
 

@@ -20,15 +20,13 @@ from numpy.typing import NDArray
 
 from residency.data.audit import findings as says
 from residency.data.audit import schema, style
-from residency.data.audit.clusters import check_topics, find_topics, subjects
 from residency.data.audit.compare import Compared, compare_rows, contradictions, leaks, near_clusters
-from residency.data.audit.coverage import check_coverage
-from residency.data.audit.embeddings import embedder_installed, load_embedder
 from residency.data.audit.findings import SEVERITIES, Finding
 from residency.data.audit.private import find_private
 from residency.data.audit.residue import find_residue
 from residency.data.audit.score import points_lost, score
 from residency.data.audit.similar import Pairs
+from residency.data.audit.subjects import check_subjects
 from residency.data.audit.table import Table, joined_tables
 from residency.data.audit.words import row_frequency
 from residency.errors import DataError
@@ -37,7 +35,6 @@ from residency.progress import track
 VERSION = 2
 LANGUAGE_SAMPLE = 20_000
 FEWEST_FOR_LANGUAGE = 100
-FEWEST_FOR_TOPICS, MOST_FOR_TOPICS = 100, 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +87,7 @@ def audit(train: Table, test: Table | None = None) -> Audit:
             *step(schema_findings(train, compared)),
             step(language_finding(train)),
             *step(style_findings(train, compared)),
-            *step(topic_findings(train, test)),
+            *step(check_subjects(train, test)),
         ]
     kept = by_gravity(one for one in found if one)
     return Audit(train, kept, clusters, pairs, leaked, plots(train, compared))
@@ -306,19 +303,6 @@ def label_finding(table: Table) -> Finding | None:
         "label_balance", "warning", f"{told} A model leans to the frequent ones: add rows of {listed}.",
         table.origins(rows), {"counts": counts},
     )  # fmt: skip
-
-
-def topic_findings(train: Table, test: Table | None) -> list[Finding]:
-    """Topics, and test prompts far from all of them, where word vectors are installed."""
-    if not embedder_installed() or not FEWEST_FOR_TOPICS <= len(train) <= MOST_FOR_TOPICS:
-        return []
-    embedder = load_embedder()
-    vectors = embedder.embed(subjects(train))
-    found = check_topics(find_topics(train, vectors), train)
-    if test and len(test):
-        rows = train.origins(range(len(train))), test.origins(range(len(test)))
-        found += check_coverage(vectors, embedder.embed(subjects(test)), *rows)
-    return found
 
 
 def special_token_findings(table: Table, tokens: Collection[str], grave: frozenset[str]) -> list[Finding | None]:

@@ -13,13 +13,13 @@ from residency.data.audit.findings import Finding
 from residency.data.audit.misfits import check_fit
 from residency.data.audit.table import Table
 
-MOST_ROWS = 100_000
-"""Of more rows a random part is looked at, which bounds memory to some 300 MB."""
+FEWEST_ROWS, MOST_ROWS = 100, 100_000
+"""Fewer rows have no topics. Of more rows a random part is looked at, which bounds memory to some 300 MB."""
 
 
 def check_subjects(train: Table, test: Table | None = None, seed: int = 0) -> list[Finding]:
     """Topics, mixed style, misfit answers and uncovered test prompts; without word vectors one note that says so."""
-    if not len(train):
+    if len(train) < FEWEST_ROWS:
         return []
     if not embedder_installed():
         message = "topics, misfit answers and coverage of the test were not looked at: they need word vectors"
