@@ -60,10 +60,11 @@ def main() -> None:
     parser.add_argument("--wrong", type=float, default=0.15)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS[:3])
     parser.add_argument("--test-rows", type=int, default=150)
+    parser.add_argument("--data", type=Path, help="the demo's files, where make_data.py has written them already")
     options = parser.parse_args()
     results: list[dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     with tempfile.TemporaryDirectory() as folder:
-        data = make_data(Path(folder), MANY if "many" in options.arms else USUAL)
+        data = options.data or make_data(Path(folder), MANY if "many" in options.arms else USUAL)
         for seed in options.seeds:
             arms, found = rows_by_arm(load_examples(str(data / "train.jsonl")).examples, options.wrong, seed)
             print(f"seed {seed}: {found}", flush=True)
@@ -139,7 +140,8 @@ def train_and_test(rows: Sequence[Example], data: Path, seed: int, options: argp
 
 def configuration(train: Path, data: Path, seed: int, steps: int) -> RunConfig:
     settings = {"data.train": train, "data.eval": "null", "data.test": data / "test.jsonl", "train.max_steps": steps,
-                "train.seed": seed, "eval.few_shot": 0, "eval.more_tests": "{}"}  # fmt: skip
+                "train.seed": seed, "eval.few_shot": 0,
+                "eval.more_tests.unseen-wordings": data / "test-unseen-wordings.jsonl"}  # fmt: skip
     return load_run(DEMO / "run.yaml", [f"{path}={value}" for path, value in settings.items()])
 
 

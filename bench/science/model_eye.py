@@ -55,13 +55,10 @@ def main() -> None:
     renderer = renderer_for(load_tokenizer(model))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     engine = Engine(load_model(model, dtype=torch.float32, device=device))
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name, rows in corpora(options.files):
-        results[f"swapped: {name}"] = swapped(engine, renderer, rows, options)
-        write(results, f"swapped: {name}")
+        write(f"swapped: {name}", swapped(engine, renderer, rows, options))
     if not options.no_facts:
-        results["counterfactual facts"] = counterfactual(engine, renderer, options)
-        write(results, "counterfactual facts")
+        write("counterfactual facts", counterfactual(engine, renderer, options))
 
 
 def corpora(files: Sequence[Path]) -> list[tuple[str, list[Example]]]:
@@ -131,10 +128,10 @@ def area(scores: np.ndarray, wrong: np.ndarray) -> float:
     return float((ranks[wrong].sum() - positives * (positives + 1) / 2) / (positives * (len(wrong) - positives)))
 
 
-def write(results: dict[str, Any], name: str) -> None:
+def write(name: str, found: dict[str, Any]) -> None:
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-    found = results[name]
+    RESULTS.write_text(json.dumps(results | {name: found}, indent=2) + "\n")
     print(f"{name}: AUROC {found['auroc']:.3f} [{found['interval'][0]:.3f}, {found['interval'][1]:.3f}]", flush=True)
 
 
