@@ -52,6 +52,8 @@ class Findings:
     warnings: list[str]
     events: list[Event]
     audit: str | None
+    data: dict[str, Any] | None
+    """The data's `score`, `findings` and `plots`, as `audit.json` has them; runs of older versions have none."""
     unlearned: Unlearned | None
     """The rows that the training could not learn."""
 
@@ -83,6 +85,7 @@ def read_findings(run: RunFolder) -> Findings:
         warnings=problems + _ungraded(results) + [event.message for event in events if event.level != "info"],
         events=events,
         unlearned=run.read(UNLEARNED, Unlearned) if (run / UNLEARNED).exists() else None,
+        data=audit if audit and "score" in audit else None,
         audit=json.dumps(audit, indent=2, ensure_ascii=False) if audit else None,
     )
 
