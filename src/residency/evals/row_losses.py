@@ -27,8 +27,8 @@ def suspicion(
     """(mean excess, fall, losses) of each row.
 
     The excess is a row's loss above the mean of the rows seen within WINDOW_STEPS of it, so that rows which came early,
-    when all losses were high, are not blamed for it. The fall is the row's first loss less its last. Both are NaN for
-    rows that were seen less than twice.
+    when all losses were high, are not blamed for it. The first time does not count: nothing of the row could have been
+    learned yet. The fall is the first excess less the last. Both are NaN for rows that were seen less than twice.
     """
     losses: list[list[float]] = [[] for _ in range(num_rows)]
     excesses: list[list[float]] = [[] for _ in range(num_rows)]
@@ -37,8 +37,9 @@ def suspicion(
             losses[row].append(loss)
             excesses[row].append(loss - usual)
     often = [len(own) > 1 for own in losses]
-    excess = [math.fsum(own) / len(own) if enough else math.nan for own, enough in zip(excesses, often, strict=True)]
-    fall = [own[0] - own[-1] if enough else math.nan for own, enough in zip(losses, often, strict=True)]
+    excess = [math.fsum(own[1:]) / (len(own) - 1) if enough else math.nan
+              for own, enough in zip(excesses, often, strict=True)]  # fmt: skip
+    fall = [own[0] - own[-1] if enough else math.nan for own, enough in zip(excesses, often, strict=True)]
     return np.array(excess), np.array(fall), losses
 
 
@@ -52,14 +53,14 @@ def usual_losses(seen: Sequence[RowLosses]) -> NDArray[np.float64]:
 
 
 def unlearned_rows(seen: Sequence[RowLosses], num_rows: int) -> tuple[list[int], int]:
-    """(the rows of the QUEUE_SHARE with the highest excess that also fell less than the median row, rows judged)."""
-    excess, fall, _ = suspicion(seen, num_rows)
+    """(the QUEUE_SHARE of the rows with the highest excess, how many rows were judged).
+
+    Whether a row's loss falls in the end says nothing against it: with enough passes a wrong row is learned by heart.
+    """
+    excess, _, _ = suspicion(seen, num_rows)
     judged = np.flatnonzero(~np.isnan(excess))
-    if not len(judged):
-        return [], 0
     top = judged[np.argsort(-excess[judged], kind="stable")][: math.ceil(QUEUE_SHARE * len(judged))]
-    slow = fall[top] < np.median(fall[judged])
-    return [int(row) for row in top[slow & (excess[top] > 0)]], len(judged)
+    return [int(row) for row in top[excess[top] > 0]], len(judged)
 
 
 def review_training(run: RunFolder, rows: Sequence[Rendered], decode: Callable[[list[int]], str]) -> Unlearned:
