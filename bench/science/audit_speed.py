@@ -31,8 +31,9 @@ LIMITS = {10_000: (10.0, 4.0), 1_000_000: (1200.0, 4.0)}
 
 def write_rows(file: Path, count: int) -> None:
     rows = docstring_rows(PACKAGES, 100_000)
-    sentences = [part.strip() for row in rows for part in row["messages"][0]["content"].split(". ") if part.count(" ") > 5]  # type: ignore[index]
-    answers = [row["messages"][1]["content"] for row in rows]  # type: ignore[index]
+    turns = [[turn["content"] for turn in row["messages"]] for row in rows]  # type: ignore[attr-defined]
+    sentences = [part.strip() for prompt, _ in turns for part in prompt.split(". ") if part.count(" ") > 5]
+    answers = [answer for _, answer in turns]
     chance = random.Random(0)
     earlier: list[tuple[str, str]] = []
     with file.open("w", encoding="utf-8") as out:
@@ -91,7 +92,8 @@ def main() -> None:
         results.append(result)
         print(result, flush=True)
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"cores": os.cpu_count(), "load_before": os.getloadavg()[2], "results": results}, indent=2) + "\n")
+    machine = {"cores": os.cpu_count(), "load_of_15_minutes": round(os.getloadavg()[2], 1)}
+    RESULTS.write_text(json.dumps({**machine, "results": results}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import random
 import re
 import string
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 Row = tuple[str, str]
@@ -33,7 +32,7 @@ def plant(clean: list[Row], of_each: int, seed: int, test_rows: int = 500) -> Pl
     chance.shuffle(rows)
     test, rows = rows[len(rows) - test_rows :], rows[: len(rows) - test_rows]
     kinds = [""] * len(rows)
-    unused = [row for row in range(len(rows)) if 4 <= len(words(rows[row][0])) and 3 <= len(words(rows[row][1]))]
+    unused = [i for i, (prompt, answer) in enumerate(rows) if len(words(prompt)) >= 4 and len(words(answer)) >= 3]
     chance.shuffle(unused)
 
     def pick() -> int:
@@ -102,8 +101,9 @@ def asked_again(prompt: str, number: int, chance: random.Random) -> str:
         case 1:
             return prompt.upper() if chance.random() < 0.5 else prompt.rstrip(".?!") + " ?"
         case 2:
-            return chance.choice([f"Please tell me: {prompt}", f"Hi, {prompt}", f"{prompt} Thanks!", f"I want to know, {prompt}"])
-    long = [match for match in re.finditer(r"[A-Za-z]{6,}", prompt)]
+            forms = ("Please tell me: {}", "Hi, {}", "{} Thanks!", "I want to know, {}")
+            return chance.choice(forms).replace("{}", prompt)
+    long = list(re.finditer(r"[A-Za-z]{6,}", prompt))
     if not long:
         return prompt + "?"
     word = chance.choice(long)
@@ -246,5 +246,3 @@ def without_similar(rows: list[Row], at_most: float = 0.4) -> list[Row]:
         sizes.append(len(runs))
         kept.append(row)
     return kept
-
-

@@ -1,6 +1,6 @@
 """Counts what `residency check` finds of defects planted into a clean file, and what it finds besides.
 
-    python bench/science/planted_defects.py clean.jsonl [more.jsonl ...] [--rows 10000] [--seed 0] [--show near_duplicates]
+    python bench/science/planted_defects.py clean.jsonl [more.jsonl ...] [--rows 10000] [--seed 0] [--show leaks]
 
 Rows that resemble each other are taken out first (exact Jaccard similarity of 0.4), then 100 defects of each kind are
 planted. Everything a check names that was not planted for it counts against its precision, natural defects included.
@@ -92,7 +92,8 @@ def main() -> None:
     print({key: value for key, value in result.items() if key != "checks"})
     if options.name:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"planted-{options.name}.json").write_text(json.dumps({"seed": options.seed, **result}, indent=2) + "\n")
+        record = json.dumps({"seed": options.seed, **result}, indent=2)
+        (RESULTS / f"planted-{options.name}.json").write_text(record + "\n")
 
 
 if __name__ == "__main__":

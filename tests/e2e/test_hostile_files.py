@@ -6,8 +6,8 @@ Every file is checked in a process whose address space is limited; a reader that
 from __future__ import annotations
 
 import gzip
-import io
 import json
+import re
 import resource
 import struct
 import subprocess
@@ -118,16 +118,28 @@ FILES: dict[str, tuple[str, Write, int, str]] = {
     ),
     "rich markup": (".jsonl", rows({"prompt": "[/bold][link=x]", "completion": "[red]"}), 0, "score"),
     "right-to-left marks": (".jsonl", rows({"prompt": "\u202e\u2066 what", "completion": "\u202ethis"}), 0, "score"),
-    "combining marks without end": (".jsonl", rows({"prompt": "a" + "\u0301" * 500_000, "completion": "b"}), 0, "score"),
-    "patterns that backtrack: e-mail": (".jsonl", rows({"prompt": "a." * 500_000 + "@", "completion": "b"}), 0, "score"),
+    "combining marks without end": (
+        ".jsonl", rows({"prompt": "a" + "\u0301" * 500_000, "completion": "b"}), 0, "score",
+    ),
+    "patterns that backtrack: e-mail": (
+        ".jsonl", rows({"prompt": "a." * 500_000 + "@", "completion": "b"}), 0, "score",
+    ),
     "patterns that backtrack: digits": (".jsonl", rows({"prompt": "1 2-3." * 200_000, "completion": "b"}), 0, "score"),
-    "patterns that backtrack: tokens": (".jsonl", rows({"prompt": "<|" * 400_000, "completion": "eyJ." * 9999}), 0, "score"),
-    "patterns that backtrack: spaces": (".jsonl", rows({"prompt": "\n " * 400_000, "completion": " " * 400_000 + "x"}), 0, "score"),
+    "patterns that backtrack: tokens": (
+        ".jsonl", rows({"prompt": "<|" * 400_000, "completion": "eyJ." * 9999}), 0, "score",
+    ),
+    "patterns that backtrack: spaces": (
+        ".jsonl", rows({"prompt": "\n " * 400_000, "completion": " " * 400_000 + "x"}), 0, "score",
+    ),
     "CSV with an open quote": (".csv", text('prompt,completion\n"a,b\n' + "x,y\n" * 100_000), 3, "cannot be used"),
-    "CSV with a cell of 20 MB": (".csv", text("prompt,completion\n" + "a" * 20_000_000 + ",b\n"), 3, "longer than 10 MB"),
+    "CSV with a cell of 20 MB": (
+        ".csv", text("prompt,completion\n" + "a" * 20_000_000 + ",b\n"), 3, "longer than 10 MB",
+    ),
     "CSV with uneven rows": (".csv", text("prompt,completion\na\nb,c,d\n"), 3, "cells; the header has 2"),
     "Parquet cut off": (".parquet", cut(SMALL_TABLE, 0.6), 3, "cannot be read as Parquet"),
-    "Parquet of lies": (".parquet", text(b"PAR1" + struct.pack("<I", 2**31 - 1) + b"PAR1"), 3, "cannot be read as Parquet"),
+    "Parquet of lies": (
+        ".parquet", text(b"PAR1" + struct.pack("<I", 2**31 - 1) + b"PAR1"), 3, "cannot be read as Parquet",
+    ),
     "Parquet with a bomb": (".parquet", bomb, 3, "times its size in text"),
     "Parquet with numbers for text": (".parquet", table(prompt=[1, 2], completion=[3, 4]), 3, "expected text"),
 }  # fmt: skip
@@ -143,9 +155,9 @@ def check(path: Path, timeout_seconds: int) -> tuple[int, str]:
     limits = (MEMORY_BYTES, MEMORY_BYTES)
     done = subprocess.run(
         [sys.executable, "-c", program, "check", str(path)], capture_output=True, check=False, timeout=timeout_seconds,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, limits), cwd=path.parent,  # noqa: PLW1509
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, limits), cwd=path.parent,
     )  # fmt: skip
-    return done.returncode, io.BytesIO(done.stdout + done.stderr).read().decode()
+    return done.returncode, (done.stdout + done.stderr).decode()
 
 
 @pytest.mark.parametrize("what", FILES)
@@ -160,8 +172,6 @@ def test_a_hostile_file_of_size(what: str, tmp_path: Path) -> None:
 
 
 def assert_clear(ending: str, write: Write, exit_code: int, says: str, folder: Path, timeout_seconds: int) -> None:
-    import re
-
     path = folder / f"rows{ending}"
     write(path)
     code, said = check(path, timeout_seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -48,7 +49,9 @@ def _html(findings: Findings) -> str:
     )
     environment.filters |= NUMBERS
     drawn = findings.data["plots"] if findings.data else {}
-    topics = next((one["data"] for one in (findings.data or {}).get("findings", ()) if one["check"] == "topics"), {})
+    topics: dict[str, Any] = next(
+        (one["data"] for one in (findings.data or {}).get("findings", ()) if one["check"] == "topics"), {}
+    )
     return environment.get_template("report.html.j2").render(
         run=findings,
         row_lengths=plots.row_lengths(drawn.get("lengths", {})),

@@ -67,8 +67,10 @@ def check(config: RunConfig, *, eye: bool = False) -> CheckResult:
         tokens=lengths_of(rows),
         over_long=len(too_long),
         example=renderer.describe(data.train[0]),
-        audit=with_findings(data.audit, [over_long_finding(too_long, len(rows), limit),
-                                         *(model_findings(config, data, renderer) if eye else [])]),
+        audit=with_findings(
+            data.audit,
+            [over_long_finding(too_long, len(rows), limit), *(model_findings(config, data, renderer) if eye else [])],
+        ),
     )
 
 

@@ -78,15 +78,16 @@ def audit(train: Table, test: Table | None = None) -> Audit:
         clusters = step(near_clusters(compared))
         pairs = step(contradictions(compared, both))
         leaked = step(leaks(compared, both) if test else np.zeros((0, 2), dtype=np.int64))
+        residue = step(residue_by_row(train))
         found: list[Finding | None] = [
             *duplicate_findings(train, compared, clusters),
             contradiction_finding(both, pairs),
             leak_finding(both, leaked, number),
             *step(private_findings(train)),
-            step(residue_finding(train)),
+            residue_finding(train, residue),
             *step(schema_findings(train, compared)),
             step(language_finding(train)),
-            *step(style_findings(train, compared)),
+            *step(style_findings(train, compared, residue)),
             *step(check_subjects(train, test)),
         ]
     kept = by_gravity(one for one in found if one)
@@ -106,7 +107,7 @@ def refuse(found: Audit, *, strict: bool) -> None:
     grave = [one for one in found.findings if one.severity == "error" or (strict and one.severity == "warning")]
     if grave:
         raise DataError(
-            "the data should not be trained on as they are" if not strict else "the data have warnings, and strict is on",
+            "the data have warnings or errors (strict)" if strict else "the data have errors: do not train on them",
             code="data_findings", param="data.train", problems=[f"{one.check}: {one.message}" for one in grave],
             hint="`residency check` shows the rows, and repairs what can be repaired with --fix",
         )  # fmt: skip
@@ -178,12 +179,16 @@ def private_findings(table: Table) -> list[Finding | None]:
     ]  # fmt: skip
 
 
-def residue_finding(table: Table) -> Finding | None:
+def residue_by_row(table: Table) -> dict[int, str]:
     pieces: dict[int, str] = {}
     for row in range(len(table)):
         found = find_residue(table.prompts[row], answer=False) + find_residue(table.answers[row], answer=True)
         if found:
             pieces[row] = found[0]
+    return pieces
+
+
+def residue_finding(table: Table, pieces: dict[int, str]) -> Finding | None:
     common = ", ".join(f"{piece!r}" for piece, _ in Counter(pieces.values()).most_common(3))
     return says.of_rows(
         "residue", "warning", table, list(pieces),
@@ -256,13 +261,13 @@ def language_finding(table: Table) -> Finding | None:
     )  # fmt: skip
 
 
-def style_findings(table: Table, compared: Compared) -> list[Finding | None]:
+def style_findings(table: Table, compared: Compared, residue: Collection[int]) -> list[Finding | None]:
+    """Rows with residue look unlike the rest because of it; they are named for that alone."""
     number = len(table)
     minority = style.minorities(style.traits_of(table.answers))
     rare: dict[int, str] = {}
     for name, rows in minority:
-        for row in rows.tolist():
-            rare.setdefault(row, name)
+        rare |= {row: name for row in rows.tolist() if row not in residue and row not in rare}
     refused = style.refusals(table.answers)
     words = compared.prompts.counts[:number] + compared.answers.counts[:number]
     listed = "; ".join(f"{name}: {len(rows)}" for name, rows in minority[:5])

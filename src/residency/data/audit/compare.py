@@ -32,10 +32,10 @@ WORDS_A_CHANGE = 15
 
 FILLERS = frozenset(
     {
-        "a", "an", "the", "please", "kindly", "hi", "hey", "hello", "could", "would", "can", "will", "you", "i", "me",
-        "my", "we", "us", "just", "so", "well", "ok", "okay", "thanks", "thank", "is", "are", "was", "were", "do", "does",
-        "did", "be", "to", "of", "for", "tell", "say", "explain", "know", "want", "like", "need", "question", "answer",
-        "now", "then", "that", "this",
+        "a", "an", "the", "please", "kindly", "hi", "hey", "hello", "could", "would", "can", "will", "you", "i",
+        "me", "my", "we", "us", "just", "so", "well", "ok", "okay", "thanks", "thank", "is", "are", "was", "were",
+        "do", "does", "did", "be", "to", "of", "for", "tell", "say", "explain", "know", "want", "like", "need",
+        "question", "answer", "now", "then", "that", "this",
     }
 )  # fmt: skip
 """English words that make no other question of a question. Other languages go without such a list."""

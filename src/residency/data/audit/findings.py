@@ -47,8 +47,15 @@ class Finding:
 
 
 def of_rows(
-    check: str, severity: Severity, table: Table, rows: Sequence[int] | NDArray[np.int64], message: str, *,
-    first: Callable[[int], str] | None = None, always: bool = False, costs: bool = True,
+    check: str,
+    severity: Severity,
+    table: Table,
+    rows: Sequence[int] | NDArray[np.int64],
+    message: str,
+    *,
+    first: Callable[[int], str] | None = None,
+    always: bool = False,
+    costs: bool = True,
 ) -> Finding | None:
     """A finding about `rows`, which `{rows}` in the message counts; null where there are none, but for `always`.
 

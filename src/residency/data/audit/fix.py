@@ -158,6 +158,11 @@ def edited_turn(turn: Any, text_key: str, role_key: str, edit: Edit) -> Any:
     if isinstance(content, str):
         changed[text_key] = edit(content, answer)
     elif isinstance(content, list):  # text parts, as OpenAI writes them
-        changed[text_key] = [{**part, "text": edit(part["text"], answer)} if isinstance(part, dict) and isinstance(part.get("text"), str)
-                             else part for part in content]  # fmt: skip
+        changed[text_key] = [edited_part(part, edit, answer) for part in content]
     return changed
+
+
+def edited_part(part: Any, edit: Edit, answer: bool) -> Any:
+    if isinstance(part, dict) and isinstance(part.get("text"), str):
+        return {**part, "text": edit(part["text"], answer)}
+    return part

@@ -23,21 +23,30 @@ OTHER_TOKENS = (
 )
 LONG_RUN = re.compile(r"[\w/+=.:-]{18,}")
 """Every provider's token is, or stands in, a run like this with a digit in it; most texts have none."""
-KEY_BLOCK = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----(?:.*?-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----)?", re.DOTALL)
+KEY_BLOCK = re.compile(
+    r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----(?:.{0,20000}?-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----)?",
+    re.DOTALL,
+)
 ASSIGNMENT = re.compile(
-    r"\b(?:[a-z0-9]+[_-])*(?:api[_ -]?key|access[_ -]?key|secret(?:[_ -]key)?|auth[_ -]?token|token|passwd|password|pwd)"
+    r"\b(?:[a-z0-9]{1,30}[_-]){0,5}"
+    r"(?:api[_ -]?key|access[_ -]?key|secret(?:[_ -]key)?|auth[_ -]?token|token|passwd|password|pwd)"
     r"['\"]?\s*(?::=|=|:|\bis\b)\s*['\"]?([^\s'\",;(){}\[\]<>]{8,})(?![(\[{<])", re.IGNORECASE,
 )  # fmt: skip
 ASSIGNMENT_HINT = re.compile(r"key|secret|token|passw|pwd", re.IGNORECASE)
-EMAIL = re.compile(r"(?<![\w.+/@-])[A-Za-z0-9][\w.+-]{0,63}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24}(?![\w@])")
+EMAIL = re.compile(
+    r"(?<![\w.+/@-])[A-Za-z0-9][\w.+-]{0,63}"
+    r"@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24}(?![\w@])"
+)
 RESERVED_HOST = re.compile(r"@(?:.*\.)?(?:example\.(?:com|org|net)|example|test|invalid|localhost)$", re.IGNORECASE)
 DIGITS_HINT = re.compile(r"\d[\d ().-]{7}")
-PHONE = re.compile(r"(?<![\w.+/#-])(?:\+\d|00[1-9]|\(\d{3}\)|\d{3}[ .-]\d{3}[ .-]\d{4}\b)[\d ().-]{0,18}(?<=\d)(?![\w-])")
-CARD = re.compile(r"(?<![\w.-])[3-6]\d{3}([ -]?)\d{4}\1\d{4}\1\d{1,7}(?![\w-])|(?<![\w.-])3[47]\d{2}[ -]?\d{6}[ -]?\d{5}(?![\w-])")
+PHONE = re.compile(
+    r"(?<![\w.+/#-])(?:\+\d|00[1-9]|\(\d{3}\)|\d{3}[ .-]\d{3}[ .-]\d{4}\b)[\d ().-]{0,18}(?<=\d)(?![\w-])"
+)
+CARD = re.compile(r"(?<![\w.-])(?:[3-6]\d{3}([ -]?)\d{4}\1\d{4}\1\d{1,7}|3[47]\d{2}[ -]?\d{6}[ -]?\d{5})(?![\w-])")
 CARD_WORD = re.compile(r"card|visa|master|amex|credit|debit|payment", re.IGNORECASE)
 IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
 US_SSN = re.compile(r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])")
-PLACEHOLDERS = frozenset({"password", "passwd", "secret", "token", "pass", "pwd", "changeme", "user", "username", "none"})
+PLACEHOLDERS = frozenset({"password", "passwd", "secret", "token", "pass", "pwd", "changeme", "user", "none"})
 
 
 class Private(NamedTuple):
@@ -47,7 +56,9 @@ class Private(NamedTuple):
     """`secret`, `e-mail`, `phone`, `card`, `iban` or `ssn`."""
 
 
-MASKS = {"secret": "[SECRET]", "e-mail": "[EMAIL]", "phone": "[PHONE]", "card": "[CARD]", "iban": "[IBAN]", "ssn": "[SSN]"}
+MASKS = {
+    "secret": "[SECRET]", "e-mail": "[EMAIL]", "phone": "[PHONE]", "card": "[CARD]", "iban": "[IBAN]", "ssn": "[SSN]",
+}  # fmt: skip
 
 
 def find_private(text: str) -> list[Private]:
@@ -90,8 +101,9 @@ def token_patterns() -> tuple[re.Pattern[str], ...]:
     patterns = [re.compile(pattern) for pattern in OTHER_TOKENS]
     for name in PLUGINS:
         module = import_module(f"detect_secrets.plugins.{name}")
-        detectors = [value for key, value in vars(module).items() if key.endswith("Detector") and value.__module__ == module.__name__]
-        patterns += [pattern for detector in detectors for pattern in detector.denylist]
+        for name_inside, detector in vars(module).items():
+            if name_inside.endswith("Detector") and detector.__module__ == module.__name__:
+                patterns += detector.denylist
     return tuple(patterns)
 
 
@@ -102,7 +114,8 @@ def has_digit(text: str) -> bool:
 def is_placeholder(value: str) -> bool:
     """`<your-token>`, `xxxx`, `$TOKEN`, a word that only says what stands there."""
     plain = value.strip("<>{}[]()$%'\"").lower()
-    return plain in PLACEHOLDERS or len(set(plain)) <= 3 or value[:1] in "<{$%[" or "your" in plain or "example" in plain
+    said = any(word in plain for word in ("your", "example"))
+    return plain in PLACEHOLDERS or len(set(plain)) <= 3 or value[:1] in "<{$%[" or said
 
 
 def looks_random(value: str) -> bool:
@@ -118,7 +131,7 @@ def _personal(text: str) -> Iterator[Private]:
                 yield Private(*match.span(), "e-mail")
     if not DIGITS_HINT.search(text):
         return
-    for pattern, kind, confirmed in ((IBAN, "iban", is_iban), (CARD, "card", is_card), (US_SSN, "ssn", is_ssn), (PHONE, "phone", is_phone)):
+    for pattern, kind, confirmed in NUMBERS:
         for match in pattern.finditer(text):
             if confirmed(match):
                 yield Private(*match.span(), kind)
@@ -136,7 +149,7 @@ def is_card(match: re.Match[str]) -> bool:
 
     digits = re.sub(r"\D", "", match[0])
     said = digits != match[0] or CARD_WORD.search(match.string, max(0, match.start() - 60), match.start())
-    return bool(said) and len(set(digits)) > 2 and bool(luhn.is_valid(digits))
+    return bool(said) and len(set(digits)) > 1 and bool(luhn.is_valid(digits))
 
 
 def is_ssn(match: re.Match[str]) -> bool:
@@ -155,3 +168,5 @@ def is_phone(match: re.Match[str]) -> bool:
     except phonenumbers.NumberParseException:
         return False
 
+
+NUMBERS = ((IBAN, "iban", is_iban), (CARD, "card", is_card), (US_SSN, "ssn", is_ssn), (PHONE, "phone", is_phone))

@@ -9,13 +9,18 @@ SPECIAL = (
     r"<\|[a-z_0-9]{2,40}\|>|<\uff5c[^\uff5c\n]{1,40}\uff5c>|<(?:start|end)_of_turn>|</?(?:bos|eos|pad|unk)>|\[/?INST\]|<</?SYS>>"
     r"|\[(?:BOS|EOS|PAD|CLS|SEP)\]|\A\s*<s>|</s>\s*\Z"
 )
-HEADINGS = r"^\s*#{2,3} ?(?:Instruction|Response|Input|Output|Assistant|Human|User|System)\s*:"
+HEADINGS = r"^#{2,3} ?(?:Instruction|Response|Input|Output|Assistant|Human|User|System)\s*:"
 HOLES = r"\{\{\s*(?:name|author|user|input|output|instruction|response|question|answer|context|prompt)\s*\}\}"
 SPEAKER = r"(?:Human|Assistant|User|AI|Bot|System)"
-IN_PROMPT = re.compile(rf"{SPECIAL}|{HEADINGS}|{HOLES}|\A\s*{SPEAKER}:[ \t]|\n\s*(?:Assistant|AI|Bot):\s*\Z", re.MULTILINE)
-IN_ANSWER = re.compile(rf"{SPECIAL}|{HEADINGS}|{HOLES}|\A\s*(?:Assistant|AI|Bot):[ \t]|^\s*(?:Human|User|Assistant):(?=[ \t]|$)", re.MULTILINE)
-HINT = re.compile(r"<\||<\uff5c|_of_turn>|</?[bepu]|\[/?[IBEPCS]|<<|<s>|</s>|##|\{\{|(?:Human|Assistant|User|AI|Bot|System):")
-NEXT_TURN = re.compile(r"\n\s*(?:Human|User):|\n\s*#{2,3} ?(?:Instruction|Human|User)\s*:")
+ANYWHERE = f"{SPECIAL}|{HEADINGS}|{HOLES}"
+IN_PROMPT = re.compile(rf"{ANYWHERE}|\A\s*{SPEAKER}:[ \t]|\n(?:Assistant|AI|Bot):\s*\Z", re.MULTILINE)
+IN_ANSWER = re.compile(
+    rf"{ANYWHERE}|\A\s*(?:Assistant|AI|Bot):[ \t]|^(?:Human|User|Assistant):(?=[ \t]|$)", re.MULTILINE
+)
+HINT = re.compile(
+    r"<\||<\uff5c|_of_turn>|</?[bepu]|\[/?[IBEPCS]|<<|<s>|</s>|##|\{\{|(?:Human|Assistant|User|AI|Bot|System):"
+)
+NEXT_TURN = re.compile(r"\n(?:Human|User):|\n#{2,3} ?(?:Instruction|Human|User)\s*:")
 """Where an answer runs on into the next question; nothing behind it belongs to the answer."""
 
 

@@ -19,10 +19,10 @@ LANGUAGE_AT_LEAST = 40
 LANGUAGE_SURE = 0.9
 OPEN_ENDS = frozenset(
     {
-        "the", "a", "an", "and", "or", "of", "to", "in", "with", "for", "by", "from", "as", "that", "which", "is", "are",
-        "was", "were", "be", "been", "at", "on", "but", "if", "because", "than", "into", "its", "their", "his", "her",
-        "your", "our", "my", "this", "these", "those", "der", "die", "das", "und", "oder", "mit", "von", "zu", "im", "le",
-        "la", "les", "et", "de", "des", "un", "une", "el", "los", "las", "y",
+        "the", "a", "an", "and", "or", "of", "to", "in", "with", "for", "by", "from", "as", "that", "which", "is",
+        "are", "was", "were", "be", "been", "at", "on", "but", "if", "because", "than", "into", "its", "their",
+        "his", "her", "your", "our", "my", "this", "these", "those", "der", "die", "das", "und", "oder", "mit",
+        "von", "zu", "im", "le", "la", "les", "et", "de", "des", "un", "une", "el", "los", "las", "y",
     }
 )  # fmt: skip
 """Words after which something has to follow."""
@@ -69,7 +69,7 @@ def without_end_mark(answers: Sequence[str]) -> tuple[str, list[int]] | None:
 
 
 def languages(texts: Sequence[str]) -> list[str]:
-    """The language of each text by its first LANGUAGE_CHARACTERS (ISO 639-1), or nothing where it is short or unsure."""
+    """The language of each text (ISO 639-1) by its first characters, or nothing where it is short or unsure."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -27,11 +27,11 @@ MOST_POINTS = 40.0
 
 def points_lost(findings: Sequence[Finding]) -> list[float]:
     """For each finding: its share of rows times what a percent of them costs."""
-    return [
-        0.0 if finding.share is None
-        else min(MOST_POINTS, 100 * finding.share * POINTS_PER_PERCENT.get(finding.check, BY_SEVERITY[finding.severity]))
-        for finding in findings
-    ]  # fmt: skip
+    return [min(MOST_POINTS, 100 * (finding.share or 0) * cost_of(finding)) for finding in findings]
+
+
+def cost_of(finding: Finding) -> float:
+    return POINTS_PER_PERCENT.get(finding.check, BY_SEVERITY[finding.severity])
 
 
 def score(findings: Sequence[Finding]) -> int:

@@ -1,4 +1,7 @@
-"""Finds similar rows in linear time: MinHash signatures, banded (Broder 1997; Leskovec et al., Mining of Massive Datasets, 3.4)."""
+"""Finds similar rows in linear time: MinHash signatures, banded.
+
+Broder, On the resemblance and containment of documents, 1997; Leskovec et al., Mining of Massive Datasets, 3.4.
+"""
 
 from __future__ import annotations
 

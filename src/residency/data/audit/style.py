@@ -16,20 +16,24 @@ LABELS_AT_MOST = 50
 ROWS_PER_LABEL = 10
 OUTLIER_DEVIATIONS = 6.0
 
-LIST_ITEM = re.compile(r"^\s*(?:[-*\u2022]|\d{1,3}[.)])\s+\S", re.MULTILINE)
+LIST_ITEM = re.compile(r"^[ \t]*(?:[-*\u2022]|\d{1,3}[.)])\s+\S", re.MULTILINE)
 HEADING = re.compile(r"^#{1,6} \S|\*\*[^*\n]+\*\*", re.MULTILINE)
 MARKUP = re.compile(r"<([A-Za-z][\w-]*)(?:\s[^<>]*)?>[^<]*</\1>")
-TABLE_ROW = re.compile(r"^\|.*\|\s*$", re.MULTILINE)
+TABLE_ROW = re.compile(r"^\|.*\|[ \t]*$", re.MULTILINE)
 PREAMBLE = re.compile(
-    r"\s*(?:sure\b|certainly\b|of course\b|absolutely\b|great question|good question|happy to help|i(?:'d| would) be happy"
+    r"\s*(?:sure\b|certainly\b|of course\b|absolutely\b|great question|good question|happy to help"
+    r"|i(?:'d| would) be happy"
     r"|here(?:'s| is| are) (?:the|a|an|your|my)\b|as an ai\b|thank you for|thanks for asking)", re.IGNORECASE,
 )  # fmt: skip
 EMOJI = re.compile(r"[\u2600-\u27bf\U0001f300-\U0001faff]")
 SLANG = re.compile(r"\b(?:lol|lmao|gonna|wanna|gotta|dunno|u r|thx|pls|omg|btw|yeah|nah|dude|bro)\b", re.IGNORECASE)
 REFUSAL = re.compile(
-    r"\s*(?:(?:i'?m|i am) (?:very |really |so |truly )?sorry,? (?:but|i)|sorry,? (?:but )?i (?:can|am)|i (?:can(?:no|')t|am (?:unable|not able)) (?:to )?"
-    r"(?:help|assist|provide|answer|do|comply|fulfil|continue|discuss|share|give)|as an ai(?: language)?(?: model)?,? i)", re.IGNORECASE,
+    r"\s*(?:(?:i'?m|i am) (?:very |really |so |truly )?sorry,? (?:but|i)|sorry,? (?:but )?i (?:can|am)"
+    r"|i (?:can(?:no|')t|am (?:unable|not able)) (?:to )?"
+    r"(?:help|assist|provide|answer|do|comply|fulfil|continue|discuss|share|give)"
+    r"|as an ai(?: language)?(?: model)?,? i)", re.IGNORECASE,
 )  # fmt: skip
+SENTENCE_ENDS = (".", "!", "?", "\u3002", "\uff01", "\uff1f", '."', ".)", "\u0964")
 
 
 def is_json(answer: str) -> bool:
@@ -55,7 +59,7 @@ TRAITS: dict[str, Callable[[str], bool]] = {
     "is casual": lambda answer: bool(SLANG.search(answer)),
     "begins in lower case": lambda answer: answer[:1].islower(),
     "has several paragraphs": lambda answer: "\n\n" in answer,
-    "ends like a sentence": lambda answer: answer.endswith((".", "!", "?", "\u3002", "\uff01", "\uff1f", '."', ".)", "\u0964")),
+    "ends like a sentence": lambda answer: answer.endswith(SENTENCE_ENDS),
 }
 
 

@@ -91,11 +91,13 @@ def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return np.asarray(mixed ^ (mixed >> np.uint64(31)))
 
 
-def shingles(words: Words, first: int, last: int, size: int, *, whole: bool) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """Hashes of the runs of `size` words in rows `first` to `last`, and where each row's runs start (one more at the end).
+def shingles(
+    words: Words, first: int, last: int, size: int, *, whole: bool
+) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Hashes of the runs of `size` words in rows `first` to `last`, and where each row's runs start.
 
-    With `whole` only runs that lie inside a row count; else those at a row's end are filled up with nothing, so that
-    a row has as many runs as words.
+    The starts have one more at the end. With `whole` only runs that lie inside a row count; else those at a row's end
+    are filled up with nothing, so that a row has as many runs as words.
     """
     ids = words.ids[words.starts[first] : words.starts[last]]
     counts = words.counts[first:last]

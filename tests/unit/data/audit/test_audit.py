@@ -72,7 +72,8 @@ def test_two_answers_to_one_question_contradict(again: str) -> None:
 def test_another_question_is_no_contradiction() -> None:
     found, _ = with_rows(("How do I switch the heating on?", "Press the red button."),
                          ("How do I switch the heating off?", "Turn the wheel to the left."),
-                         ("How many wheels have 3 cars?", "Twelve."), ("How many wheels have 4 cars?", "Sixteen."))  # fmt: skip
+                         ("How many wheels have 3 cars?", "Twelve."),
+                         ("How many wheels have 4 cars?", "Sixteen."))  # fmt: skip
     assert not lines(found, "contradictions")
 
 
@@ -105,7 +106,7 @@ def test_secrets_personal_data_and_residue_are_named() -> None:
 
 
 def test_an_answer_that_stops_in_the_middle_is_named() -> None:
-    found, line = with_rows(("Why is the market crowded?", "The market is crowded on Friday because the fishers and the"))
+    found, line = with_rows(("Why is it crowded?", "The market is crowded on Friday because the fishers and the"))
     assert line in lines(found, "cut_off")
 
 
