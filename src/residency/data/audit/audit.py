@@ -201,10 +201,15 @@ def schema_findings(table: Table, compared: Compared) -> list[Finding | None]:
     frequency = row_frequency(compared.answers, len(compared.words))
     answers = compared.answers.first_rows(len(table))
     unmarked = schema.without_end_mark(table.answers)
+    stopped, unended = schema.cut_off(table.answers, answers, compared.words, frequency)
     return [
         says.of_rows(
-            "cut_off", "warning", table, schema.cut_off(table.answers, answers, compared.words, frequency),
+            "cut_off", "warning", table, stopped,
             "{rows} have an answer that stops in the middle; the model learns to stop there too. Complete them.",
+        ),
+        says.of_rows(
+            "no_end", "note", table, unended,
+            "{rows} have an answer that does not end like a sentence, as most others do; look whether it was cut off.",
         ),
         says.of_rows(
             "end_marks", "warning", table, unmarked[1] if unmarked else [],

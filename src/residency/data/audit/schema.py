@@ -30,28 +30,30 @@ END_OF_SENTENCE = re.compile(r"[.!?:;\u3002\uff01\uff1f\u0964\u2026][\"')\]}\u20
 END_MARK = re.compile(r"(?:</?\w+>|<\|\w+\|>|#{3,}|\bEND\b|\bSTOP\b|\[\w+\])\s*\Z")
 
 
-def cut_off(answers: Sequence[str], words: Words, vocabulary: Sequence[str], frequency: NDArray[np.int64]) -> list[int]:
-    """Answers that stop in the middle: on a word that ends no sentence, or on a piece of a word used elsewhere.
+def cut_off(
+    answers: Sequence[str], words: Words, vocabulary: Sequence[str], frequency: NDArray[np.int64]
+) -> tuple[list[int], list[int]]:
+    """(rows whose answer stops in the middle, rows whose answer only lacks the end mark that most others have).
 
-    Long answers without an end mark count only where most others have one, and then only if their last word is
-    new to the file: a file of titles has no such habit.
+    In the middle is behind a comma, behind a word that something has to follow, or on a word found nowhere else that
+    begins a known one.
     """
     long = np.flatnonzero(words.counts >= LONG_WORDS)
     if not len(long):
-        return []
+        return [], []
     ends = np.array([bool(END_OF_SENTENCE.search(answers[row][-12:])) for row in long.tolist()])
-    habit = ends.mean() >= HABIT_SHARE
     known = beginnings({vocabulary[i] for i in np.flatnonzero(frequency >= 3).tolist() if len(vocabulary[i]) > 3})
-    found = []
+    stopped: list[int] = []
+    unmarked: list[int] = []
     for row in long[~ends].tolist():
         last = int(words.ids[words.starts[row + 1] - 1])
-        word = vocabulary[last]
-        if not answers[row].rstrip().lower().endswith(word):
-            if answers[row].rstrip().endswith((",", "-", "(")):
-                found.append(row)
-        elif word in OPEN_ENDS or (frequency[last] <= 1 and word in known) or (habit and word.isalpha()):
-            found.append(row)
-    return found
+        word, text = vocabulary[last], answers[row].rstrip().lower()
+        if text.endswith(word):
+            in_the_middle = word in OPEN_ENDS or (frequency[last] <= 1 and word in known)
+        else:
+            in_the_middle = text.endswith((",", "-", "("))
+        (stopped if in_the_middle else unmarked).append(row)
+    return stopped, unmarked if ends.mean() >= HABIT_SHARE else []
 
 
 def beginnings(words: set[str]) -> set[str]:
