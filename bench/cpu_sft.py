@@ -22,12 +22,14 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "examples" / "smart-home" / "data" / "train.jsonl"
 RESULTS = ROOT / "bench" / "results" / "cpu_sft.json"
 BATCH, RANK, RATE, WARM_UP = 8, 16, 1e-3, 4
+Run: TypeAlias = tuple[list[float], list[float], list[int]]
+"""Of each step: loss, seconds, tokens of the data."""
 
 
 def main() -> None:
@@ -73,11 +75,8 @@ def measure(name: str, steps: int, threads: int) -> dict[str, Any]:
 
     torch.set_num_threads(threads)
     rows = training_rows(steps * BATCH)
-    losses, seconds = FRAMEWORKS[name](rows, steps)
-    tokens = [sum(len(row) for row in rows[i * BATCH : (i + 1) * BATCH]) for i in range(steps)]
+    losses, seconds, tokens = FRAMEWORKS[name](rows, steps)
     timed = slice(WARM_UP, steps)
-    if "length-grouped" in name:  # TRL chooses the rows of each step: the mean row stands for them
-        tokens = [round(sum(tokens) / steps)] * steps
     return {
         "tokens_per_second": sum(tokens[timed]) / sum(seconds[timed]),
         "step_seconds": statistics.median(seconds[timed]),
@@ -113,22 +112,23 @@ def lora() -> Any:
     return LoraConfig(r=RANK, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
-def ours(rows: list[Any], steps: int, **settings: Any) -> tuple[list[float], list[float]]:
+def ours(rows: list[Any], steps: int, **settings: Any) -> Run:
     from residency.engine.engine import Engine
     from residency.engine.optim import StepSettings
 
     engine = Engine(starter_model(), micro_batch_tokens=4096, **settings)
     engine.add_adapter("one", lora())
-    losses, seconds = [], []
+    losses, seconds, tokens = [], [], []
     for step in range(steps):
-        began = time.perf_counter()
-        losses.append(engine.forward_backward({"one": rows[step * BATCH : (step + 1) * BATCH]})["one"].mean)
+        began, batch = time.perf_counter(), rows[step * BATCH : (step + 1) * BATCH]
+        losses.append(float(engine.forward_backward({"one": batch})["one"].mean))
         engine.step({"one": StepSettings(RATE)})
         seconds.append(time.perf_counter() - began)
-    return losses, seconds
+        tokens.append(sum(len(row) for row in batch))
+    return losses, seconds, tokens
 
 
-def trl(rows: list[Any], steps: int, **settings: Any) -> tuple[list[float], list[float]]:
+def trl(rows: list[Any], steps: int, **settings: Any) -> Run:
     from datasets import Dataset
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
@@ -157,11 +157,19 @@ def trl(rows: list[Any], steps: int, **settings: Any) -> tuple[list[float], list
     trainer = SFTTrainer(model=starter_model(), args=arguments, train_dataset=dataset,
                          processing_class=load_tokenizer(Model(id="smollm2-135m")), peft_config=lora(),
                          callbacks=[Clock()])  # fmt: skip
+    collate, tokens = trainer.data_collator, []
+
+    def counting(batch: list[Any]) -> Any:
+        tokens.append(sum(len(row["input_ids"]) for row in batch))
+        return collate(batch)
+
+    trainer.data_collator = counting
     trainer.train()
-    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry], seconds
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return losses, seconds, tokens[:steps]
 
 
-FRAMEWORKS: dict[str, Callable[[list[Any], int], tuple[list[float], list[float]]]] = {
+FRAMEWORKS: dict[str, Callable[[list[Any], int], Run]] = {
     "ours": ours,
     "ours, no shared prefix": lambda rows, steps: ours(rows, steps, share_prefix=False),
     "trl, defaults": trl,

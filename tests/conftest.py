@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ torch.set_num_threads(1)
 def tiny_llama(seed: int = 0, **changes: int | bool) -> LlamaForCausalLM:
     """Two layers, grouped heads, random weights."""
     torch.manual_seed(seed)
-    settings = dict(
+    settings: dict[str, Any] = dict(  # noqa: C408  # reads as the call it becomes
         hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
         vocab_size=300, max_position_embeddings=512, tie_word_embeddings=True, initializer_range=0.1,
     )  # fmt: skip
@@ -40,7 +41,7 @@ def rows_with_a_shared_start(count: int, *, shared: int = 12) -> list[Rendered]:
     """As after one system turn: the first tokens are the same in every row, and only later ones are trained."""
     start = np.arange(5, 5 + shared, dtype=np.int32)
     return [
-        Rendered(np.concatenate([start, row.input_ids]), np.concatenate([np.zeros(shared, bool), row.trained]), row.origin)
+        Rendered(np.append(start, row.input_ids), np.append(np.zeros(shared, bool), row.trained), row.origin)
         for row in random_rows(count)
     ]
 

@@ -6,13 +6,28 @@ import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedRandom
 from pathlib import Path
 from typing import Any
 
-from residency.errors import ResourceError
+from safetensors import SafetensorError
+
+from residency.errors import ResourceError, RunError
+
+FREE_SPACE = "free some space, then run again with --resume"
+OTHER_FOLDER = "choose another folder with --runs"
+REFUSALS = {
+    errno.ENOSPC: ("disk_full", "the disk is full", FREE_SPACE),
+    errno.EDQUOT: ("disk_full", "the disk quota is used up", FREE_SPACE),
+    errno.EFBIG: ("disk_full", "the file is larger than this file system or `ulimit -f` allows", OTHER_FOLDER),
+    errno.EACCES: ("not_writable", "permission denied", OTHER_FOLDER),
+    errno.EPERM: ("not_writable", "permission denied", OTHER_FOLDER),
+    errno.EROFS: ("not_writable", "the file system is read-only", OTHER_FOLDER),
+}
+"""By the system's error number: our code, the reason in words, and what to do."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -61,11 +76,24 @@ def drop_unfinished_line(file: BufferedRandom) -> None:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The complete records of a JSONL file; a last line cut off by a kill is left out."""
+    """The complete records of a JSONL file; a last line cut off by a kill is left out.
+
+    Raises RunError where another line is damaged.
+    """
     if not path.exists():
         return []
     lines = path.read_bytes().split(b"\n")
-    return [json.loads(line) for line in lines[:-1] if line.strip()]
+    return [_parse(line, path, number) for number, line in enumerate(lines[:-1], 1) if line.strip()]
+
+
+def _parse(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise RunError(f"{path}:{number} is damaged", param=str(path), hint="restore the file, or begin a new run")
+    return value
 
 
 def sync_file(path: Path) -> None:
@@ -91,30 +119,17 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turns the operating system's refusals into errors that say what to do."""
     try:
         yield
-    except OSError as error:
-        reasons = {
-            errno.ENOSPC: ("disk_full", "the disk is full", "free some space, then run again with --resume"),
-            errno.EDQUOT: (
-                "disk_full",
-                "the disk quota is used up",
-                "free some space, then run again with --resume",
-            ),
-            errno.EACCES: ("not_writable", "permission denied", "choose another folder with --runs"),
-            errno.EPERM: ("not_writable", "permission denied", "choose another folder with --runs"),
-            errno.EROFS: (
-                "not_writable",
-                "the file system is read-only",
-                "choose another folder with --runs",
-            ),
-            errno.EFBIG: (
-                "disk_full",
-                "the file is larger than this file system or `ulimit -f` allows",
-                "choose another folder with --runs, or raise the limit, then run again with --resume",
-            ),
-        }
-        if error.errno not in reasons:
+    except (OSError, SafetensorError) as error:
+        refusal = REFUSALS.get(error_number(error) or 0)
+        if refusal is None:
             raise
-        code, reason, hint = reasons[error.errno]
-        raise ResourceError(
-            f"cannot write {path}: {reason}", code=code, hint=hint, param=str(path)
-        ) from error
+        code, reason, hint = refusal
+        raise ResourceError(f"cannot write {path}: {reason}", code=code, hint=hint, param=str(path)) from error
+
+
+def error_number(error: OSError | SafetensorError) -> int | None:
+    """The system's number of the error, which safetensors writes into its text alone."""
+    if isinstance(error, OSError):
+        return error.errno
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return int(number[1]) if number else None

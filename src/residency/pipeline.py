@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from residency import durable
 from residency.config.model import RunConfig
 from residency.data.validate import load_examples
 from residency.engine.engine import Engine
 from residency.engine.memory import peak_bytes
-from residency.errors import ResidencyError
+from residency.errors import ResidencyError, ResourceError
 from residency.evals.compare import compare
 from residency.evals.report import write_report
-from residency.evals.row_losses import review_training
 from residency.evals.run import evaluate as grade_answers
 from residency.evals.run import few_shot_examples
 from residency.methods import sft
@@ -56,7 +54,6 @@ def run(config: RunConfig, runs: Path, *, resume: bool = False, listener: Listen
         with stages("train"):
             outcome = sft.train(engine, name, prepared.rows, prepared.held_out, resolved.train, record)
             save_result(engine, name, prepared.renderer.tokenizer, resolved, record)
-            review_training(record, prepared.rows, prepared.renderer.tokenizer.decode)
         with stages("after"):
             measure(base.tuned(), "tuned", prepared)
         with stages("report"):
@@ -149,7 +146,8 @@ def failures_recorded(record: RunFolder) -> Iterator[None]:
     try:
         yield
     except ResidencyError as error:
-        durable.write_json(record / "error.json", error.as_record())
+        with suppress(ResourceError):  # where the disk is full, the error itself says so
+            record.fail(error)
         raise
 
 

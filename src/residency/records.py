@@ -5,8 +5,6 @@
       resolved.json    what ran: every value, and the reason of each that was `auto`
       audit.json       what was found in the data
       metrics.jsonl    one Metric a line: training steps and held-out measurements
-      row_losses.jsonl one RowLosses a line: what each training row's loss was, each time it was seen
-      unlearned.json   one Unlearned: the rows the training could not learn, for a person to look at
       events.jsonl     one Event a line: everything that was decided, dropped, warned of or recovered from
       checkpoints/     step-000050/ …, each complete and checksummed
       adapter/         the result in PEFT's format (full fine-tuning: model/)
@@ -56,33 +54,6 @@ class Metric(Record):
     """Real tokens, prompts included and padding excluded."""
     seconds: float
     """Training time since the start, over all attempts."""
-
-
-class RowLosses(Record):
-    step: int
-    """The optimizer step they were part of, from 1; the losses are those before its update."""
-    rows: list[int]
-    """Positions among the training rows; a row can stand twice in a step that ends one epoch and begins the next."""
-    losses: list[float]
-    """Mean negative log-likelihood of each row, in nats per trained token."""
-
-
-class UnlearnedRow(Record):
-    origin: str
-    """`train.jsonl:17`."""
-    losses: list[float]
-    """Its loss each time it was seen."""
-    excess: float
-    """How far it lay above the loss of the rows seen at the same time, on average, in nats per trained token."""
-    text: str
-    """The row as the model saw it, its end if it is long."""
-
-
-class Unlearned(Record):
-    rows: list[UnlearnedRow]
-    """The most suspicious first."""
-    judged: int
-    """Training rows that were seen often enough to be judged."""
 
 
 class Event(Record):
@@ -200,7 +171,8 @@ class RunFolder:
         durable.append_line(self / name, record.model_dump_json(exclude_none=True))
 
     def write(self, name: str, record: Record) -> None:
-        (self / name).parent.mkdir(parents=True, exist_ok=True)
+        with durable.disk_errors(self / name):
+            (self / name).parent.mkdir(parents=True, exist_ok=True)
         durable.write_json(self / name, record.model_dump(mode="json"))
 
     def read(self, name: str, kind: type[R]) -> R:
@@ -213,19 +185,24 @@ class RunFolder:
             raise RunError(f"{self / name} cannot be read: {error.errors()[0]['msg']}", param=name) from error
 
     def metrics(self) -> list[Metric]:
-        return [Metric.model_validate(row) for row in durable.read_jsonl(self / "metrics.jsonl")]
+        return self._lines("metrics.jsonl", Metric)
 
-    def row_losses(self) -> list[RowLosses]:
-        return [RowLosses.model_validate(row) for row in durable.read_jsonl(self / "row_losses.jsonl")]
+    def _lines(self, name: str, kind: type[R]) -> list[R]:
+        records = []
+        for number, row in enumerate(durable.read_jsonl(self / name), 1):
+            try:
+                records.append(kind.model_validate(row))
+            except ValidationError as error:
+                raise RunError(f"{self / name}:{number} is damaged: {error.errors()[0]['msg']}", param=name) from error
+        return records
 
     def keep_metrics(self, step: int) -> None:
         """Forgets what was measured after `step`: a resumed run measures it again."""
-        for name, records in (("metrics.jsonl", self.metrics()), ("row_losses.jsonl", self.row_losses())):
-            kept = [record.model_dump_json(exclude_none=True) for record in records if record.step <= step]
-            durable.write_text(self / name, "".join(line + "\n" for line in kept))
+        kept = [metric.model_dump_json(exclude_none=True) for metric in self.metrics() if metric.step <= step]
+        durable.write_text(self / "metrics.jsonl", "".join(line + "\n" for line in kept))
 
     def events(self) -> list[Event]:
-        return [Event.model_validate(row) for row in durable.read_jsonl(self / "events.jsonl")]
+        return self._lines("events.jsonl", Event)
 
     def eval_results(self) -> list[EvalResult]:
         return [self.read(f"eval/{path.name}", EvalResult) for path in sorted((self / "eval").glob("*.json"))]

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.e2e.tiny import make_model_folder, rows, write_rows
 
 from residency.cli import main
+from tests.e2e.tiny import make_model_folder, rows, write_rows
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Outcome:
         return json.loads(self.stdout)
 
 
-def residency(*arguments: str, stdin: str = "") -> Outcome:
+def residency(*arguments: str | Path, stdin: bytes = b"") -> Outcome:
     """`residency ...` in this process: starting Python and torch takes seconds each time."""
     stdout, stderr, before = io.StringIO(), io.StringIO(), sys.stdin
-    sys.stdin = io.StringIO(stdin)
+    sys.stdin = io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8")
     try:
         with redirect_stdout(stdout), redirect_stderr(stderr):
             exit_code = main([str(argument) for argument in arguments])
@@ -85,6 +85,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
         model={"id": str(tiny_model)},
         data={"train": "train.jsonl", "test": "test.jsonl"},
         train={"max_steps": 20, "learning_rate": 0.01},
+        speed={"precision": "fp32"},
     )
     outcome = residency("train", str(folder / "run.yaml"), "--runs", str(folder / "runs"))
     assert outcome.exit_code == 0, outcome.stderr

@@ -1,6 +1,6 @@
 """Fifty files made to break a reader: each ends in a finding or a clear error, within bounded memory.
 
-Every file is checked in a process whose address space is limited; a reader that takes more is killed and fails here.
+The long proof checks every file in a process whose address space is limited, where a reader that takes more fails.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
+
+from tests.e2e.conftest import residency
 
 MEMORY_BYTES = 4 * 1024**3
 GOOD = '{"prompt": "What is it?", "completion": "A row."}'
@@ -150,6 +152,14 @@ SLOW_FILES: dict[str, tuple[str, Write, int, str]] = {
 }
 
 
+QUICK = [
+    "nothing", "a line of 10 MB", "deep lists", "null bytes", "UTF-16", "half a surrogate", "infinity",
+    "an array cut off", "an unknown role", "rich markup", "patterns that backtrack: e-mail", "CSV with uneven rows",
+    "Parquet of lies",
+]  # fmt: skip
+"""Of each kind one, in this process: what a reader takes when it is wrong cannot be much."""
+
+
 def check(path: Path, timeout_seconds: int) -> tuple[int, str]:
     program = "import sys; from residency.cli import main; sys.exit(main())"
     limits = (MEMORY_BYTES, MEMORY_BYTES)
@@ -160,21 +170,25 @@ def check(path: Path, timeout_seconds: int) -> tuple[int, str]:
     return done.returncode, (done.stdout + done.stderr).decode()
 
 
-@pytest.mark.parametrize("what", FILES)
+@pytest.mark.parametrize("what", QUICK)
 def test_a_hostile_file_ends_in_findings_or_a_clear_error(what: str, tmp_path: Path) -> None:
-    assert_clear(*FILES[what], tmp_path, 60)
+    ending, write, exit_code, says = FILES[what]
+    path = tmp_path / f"rows{ending}"
+    write(path)
+    outcome = residency("check", path)
+    assert_clear(outcome.exit_code, outcome.stdout + outcome.stderr, exit_code, says)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", SLOW_FILES)
-def test_a_hostile_file_of_size(what: str, tmp_path: Path) -> None:
-    assert_clear(*SLOW_FILES[what], tmp_path, 590)
-
-
-def assert_clear(ending: str, write: Write, exit_code: int, says: str, folder: Path, timeout_seconds: int) -> None:
-    path = folder / f"rows{ending}"
+@pytest.mark.parametrize("what", FILES | SLOW_FILES)
+def test_a_hostile_file_takes_bounded_memory(what: str, tmp_path: Path) -> None:
+    ending, write, exit_code, says = (FILES | SLOW_FILES)[what]
+    path = tmp_path / f"rows{ending}"
     write(path)
-    code, said = check(path, timeout_seconds)
+    assert_clear(*check(path, 590), exit_code, says)
+
+
+def assert_clear(code: int, said: str, exit_code: int, says: str) -> None:
     assert code == exit_code, said[-2000:]
     assert re.search(says, said), said[-2000:]
     assert "Traceback" not in said

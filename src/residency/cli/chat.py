@@ -67,10 +67,11 @@ def questions() -> Iterator[str]:
     while True:
         try:
             line = input("> ") if interactive else sys.stdin.readline()
+            line.encode()
         except EOFError:
             print_line()
             return
-        except UnicodeDecodeError:
+        except UnicodeError:
             raise ConfigError("standard input is not UTF-8 text", hint="send UTF-8", param="stdin") from None
         if not line and not interactive:
             return

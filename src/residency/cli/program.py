@@ -14,7 +14,7 @@ import typer
 from residency import progress
 from residency.cli import chat, check, convert, estimate, evaluate, export, models, report, runs, select, train
 from residency.cli.output import print_answer, print_error, print_line
-from residency.errors import ResidencyError
+from residency.errors import Interrupted, ResidencyError
 
 EXIT_CODES = {
     0: "done",
@@ -86,6 +86,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         command(args=[word for word in given if word != "--debug"], prog_name="residency")
     except SystemExit as finished:
+        if finished.code == Interrupted.exit_code:  # typer's answer to Ctrl-C says nothing
+            return failed(Interrupted("interrupted"), as_json)
         return finished.code if isinstance(finished.code, int) else 0
     except ResidencyError as error:
         if debug:

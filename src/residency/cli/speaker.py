@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from residency.data.messages import Message
 from residency.errors import ConfigError, DataError
+from residency.models.starter import STARTER_ID
 from residency.run_folders import find_run
 
 if TYPE_CHECKING:
@@ -92,10 +93,10 @@ def open_speakers(name: str, runs: Path, manner: Manner, *, with_base: bool) -> 
 
     The second part says what was chosen for the user. Raises ConfigError where a model is to be its own base.
     """
-    if not is_run(name, runs):
+    if is_model(name):
         if with_base:
             raise ConfigError(
-                f"--base: {name} is no run in {runs}, so there is nothing tuned to set beside it", param="--base",
+                f"--base: {name} is a model, so there is nothing tuned to set beside it", param="--base",
                 hint="leave out --base, or name a run (`residency runs` lists them)",
             )  # fmt: skip
         return [Speaker(*open_model(name), None, manner)], None
@@ -109,8 +110,9 @@ def open_speakers(name: str, runs: Path, manner: Manner, *, with_base: bool) -> 
     return [Speaker(one.engine, one.renderer, one.adapter, manner) for one in sessions], note
 
 
-def is_run(name: str, runs: Path) -> bool:
-    return (runs / name).is_dir() or (Path(name) / "config.yaml").is_file()
+def is_model(name: str) -> bool:
+    """A lone word is a run, so that a mistyped one is not looked for on the Hub."""
+    return name == STARTER_ID or (Path(name) / "config.json").is_file() or ("/" in name and not Path(name).is_dir())
 
 
 def open_model(name: str) -> tuple[Engine, Renderer]:

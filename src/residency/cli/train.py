@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -9,6 +14,7 @@ import typer
 from residency.cli.options import RUNS, AsJson, Overrides, RunFile, Runs
 from residency.cli.output import comparison_table, listener, print_answer, print_line, print_table
 from residency.config.load import load_run
+from residency.errors import Interrupted
 from residency.evals.wording import duration, memory
 from residency.records import RunFolder, Summary
 
@@ -46,8 +52,30 @@ def train(
     config = load_run(run_file, [*(overrides or ()), *(["data.strict=true"] if strict else [])])
     from residency import pipeline
 
-    finished = pipeline.run(config, runs, resume=resume, listener=listener(as_json))
+    try:
+        with sigterm_as_ctrl_c():
+            finished = pipeline.run(config, runs, resume=resume, listener=listener(as_json))
+    except KeyboardInterrupt:
+        # Between training steps the loop itself stops and leaves a checkpoint; this is before or after them.
+        raise Interrupted("interrupted", hint="go on with the same command and --resume") from None
     show_result(finished, as_json)
+
+
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Whoever ends the process politely is told how to go on, too. Outside the main thread nothing changes."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def show_result(run: RunFolder, as_json: bool) -> None:

@@ -129,6 +129,10 @@ class Speed(Section, Generic[A]):
     """Put several rows into one pass, each attending only to itself; changes speed, never the result."""
     share_prefix: bool = True
     """Compute what the rows of a pass begin with (a system turn) once; changes speed, never the result."""
+    fused: bool = True
+    """On a GPU, train plain LoRA on Llama-like models in passes written for it; the same result up to rounding."""
+    fp8: bool = False
+    """Hold the frozen base in FP8 (needs the fused passes). Changes the numbers a little, so never automatic."""
     threads: Annotated[int, Field(ge=1)] | A = AUTO
     """CPU threads."""
 
@@ -139,9 +143,7 @@ class Run(Section, Generic[A]):
     model: Model
     data: Data[A]
     method: Method = Field(default=Sft())
-    adapter: Lora[A] | Qlora[A] | Full | Peft = Field(
-        default=DEFAULTS | {"kind": "lora"}, discriminator="kind"
-    )
+    adapter: Lora[A] | Qlora[A] | Full | Peft = Field(default=DEFAULTS | {"kind": "lora"}, discriminator="kind")
     train: Train[A] = Field(default=DEFAULTS)
     eval: Evaluation[A] = Field(default=DEFAULTS)
     speed: Speed[A] = Field(default=DEFAULTS)

@@ -79,7 +79,8 @@ def _capped_attention(
 
 def install(model: PreTrainedModel, *, packed: bool) -> None:
     """Switches the model between attention by document (training) and transformers' own (generation)."""
-    wanted = NAME if packed else "sdpa"
+    own = "sdpa" if model._supports_sdpa else "eager"  # Gemma 2
+    wanted = NAME if packed else own
     if model.config._attn_implementation != wanted:
         model.set_attn_implementation(wanted)
 

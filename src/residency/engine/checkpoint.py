@@ -15,8 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from residency import durable
 from residency.errors import ResourceError
@@ -41,16 +40,25 @@ class Progress(Record):
     best_step: int | None = None
     best_loss: float | None = None
     measurements_since_best: int = 0
-    rng: str = ""
+    rng: dict[str, str] = Field(default_factory=dict)
     """The state of torch's random numbers, base64."""
 
 
-def random_state() -> str:
-    return base64.b64encode(torch.get_rng_state().numpy().tobytes()).decode()
+def random_state() -> dict[str, str]:
+    """Of torch's generators, by device, base64."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return {device: base64.b64encode(state.numpy().tobytes()).decode() for device, state in states.items()}
 
 
-def set_random_state(state: str) -> None:
-    torch.set_rng_state(torch.frombuffer(bytearray(base64.b64decode(state)), dtype=torch.uint8))
+def set_random_state(states: dict[str, str]) -> None:
+    for device, state in states.items():
+        tensor = torch.frombuffer(bytearray(base64.b64decode(state)), dtype=torch.uint8)
+        if device == "cpu":
+            torch.set_rng_state(tensor)
+        elif torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensor)
 
 
 class Checkpoints:
@@ -152,7 +160,7 @@ def find_damage(path: Path) -> str | None:
 
 
 def require_disk_space(folder: Path, needed_bytes: int) -> None:
-    """Raises ResourceError before training where the checkpoints would not fit; those of a resumed run count as there."""
+    """Raises ResourceError before training where the checkpoints would not fit; a resumed run's own count as room."""
     free = shutil.disk_usage(folder).free
     there = sum(file.stat().st_size for file in (folder / "checkpoints").rglob("*") if file.is_file())
     if free + there < needed_bytes:

@@ -27,28 +27,38 @@ from transformers import PreTrainedModel
 from residency.data.messages import Rendered
 from residency.engine import attention, lora, state
 from residency.engine.batch import Pack, Segment, collate, needed_length, plan_packs
+from residency.engine.fast import FastPath
+from residency.engine.late import Late, LateFloats
 from residency.engine.loss import linear_cross_entropy, logits_cross_entropy
 from residency.engine.memory import is_out_of_memory, release_memory
 from residency.engine.optim import StepSettings, adamw, step_sizes
 from residency.engine.sampling import Sampled, SamplingSettings, collect, stream
-from residency.errors import ResourceError
+from residency.engine.speed import Speed, choose
+from residency.errors import ConfigError, ResourceError
 
+AUTOMATIC = Speed()
 FULL = "model"
 """The name under which full fine-tuning trains the model's own weights."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Loss:
-    """What one adapter's rows came to."""
+    """What one adapter's rows came to. The device may still be working on it; whoever reads it waits."""
 
-    total: float
-    """Sum of the negative log-likelihoods, in nats."""
+    sums: Late
+    """Shape (2,): `total` and `correct`."""
     tokens: int
     """Trained tokens."""
-    correct: int
-    """Of these, how many were the model's first choice."""
-    by_row: NDArray[np.float64]
-    """Shape (rows,), in the order given: each row's part of `total`."""
+
+    @property
+    def total(self) -> float:
+        """Sum of the negative log-likelihoods, in nats."""
+        return float(self.sums.read()[0])
+
+    @property
+    def correct(self) -> int:
+        """How many of the trained tokens were the model's first choice."""
+        return int(self.sums.read()[1])
 
     @property
     def mean(self) -> float:
@@ -78,6 +88,7 @@ class Engine:
     """Owns the model from now on: its attention, and for LoRA the layers' forward, are replaced.
 
     `micro_batch_tokens` bounds the tokens of one pass; it is halved when memory runs out, at the same result.
+    `speed` says which speed-ups are used, and `reasons` why, or why not.
     """
 
     def __init__(
@@ -88,6 +99,7 @@ class Engine:
         packing: bool = True,
         share_prefix: bool = True,
         autocast: torch.dtype | None = None,
+        speed: Speed = AUTOMATIC,
         on_smaller_micro_batch: Callable[[int], None] = lambda tokens: None,
     ) -> None:
         self.model: Any = model.requires_grad_(False).eval()
@@ -103,21 +115,35 @@ class Engine:
         self._shared_passes = False
         self._since_step: list[dict[str, Sequence[Rendered]]] = []
         self._head = _plain_head(model)
+        self._fast: FastPath | None = None
+        self._wanted = speed
+        self.speed, self.reasons = choose(speed, model, plain_lora=False, autocast=autocast is not None)
 
     # ---- adapters
 
     def add_adapter(self, name: str, config: PeftConfig, *, seed: int = 0) -> None:
-        """Adds a trainable adapter in PEFT's own layers; its start depends on `seed` alone."""
+        """Adds a trainable adapter in PEFT's own layers; its start depends on `seed` alone. Raises ConfigError."""
         torch.manual_seed(seed)
-        if isinstance(self.model, PeftModel):
-            self.model.add_adapter(name, config)
-        else:
-            self.model = get_peft_model(self._base, config, adapter_name=name)
+        try:
+            if isinstance(self.model, PeftModel):
+                self.model.add_adapter(name, config)
+            else:
+                self.model = get_peft_model(self._base, config, adapter_name=name)
+        except (ValueError, TypeError) as error:  # PEFT's own refusals, such as target modules that are not there
+            targets = getattr(config, "target_modules", None)
+            raise ConfigError(
+                f"adapter.targets: PEFT cannot adapt {targets}: {str(error).splitlines()[0]}", param="adapter.targets",
+                hint="leave out adapter.targets for all linear layers, or name modules that the model has",
+            ) from error  # fmt: skip
+        self.model.set_adapter(name)
         self._shared_passes = lora.is_plain(self.model)
         if self._shared_passes:
             lora.use_shared_forward(self.model, self._routing)
+        else:
+            lora.use_own_forward(self.model)
         self._head = _plain_head(self._base)
         self._train(name, state.adapter_parameters(self.model, name))
+        self._choose_speed()
 
     def train_all_weights(self) -> None:
         """Full fine-tuning: the model's own weights become trainable, under the name `model`."""
@@ -128,6 +154,20 @@ class Engine:
         for trained in self._trained.values():
             for parameter in trained.parameters.values():
                 parameter.requires_grad_(True)
+
+    def _choose_speed(self) -> None:
+        """Once for the first adapter; one that the fused passes cannot train takes all back to the plain ones."""
+        plain = self._shared_passes and lora.only_in_layers(self.model)
+        if self._fast is None or not plain:
+            autocast = self.autocast is not None
+            self.speed, self.reasons = choose(self._wanted, self._base, plain_lora=plain, autocast=autocast)
+        if self._fast is not None and not self.speed.fused:
+            self._fast.leave([name for name, trained in self._trained.items() if trained.tokens])
+            self._fast = None
+        elif self._fast is None and self.speed.fused:
+            self._fast = FastPath(self._base, self.speed)
+        if self._fast is not None:
+            self._fast.use(self.model, list(self._trained))
 
     def trainable_parameters(self, name: str) -> int:
         return sum(p.numel() for p in self._trained[name].parameters.values())
@@ -146,25 +186,31 @@ class Engine:
             losses |= self._add_gradients(group)
         return losses
 
-    def step(self, settings: Mapping[str, StepSettings]) -> dict[str, float]:
+    def step(self, settings: Mapping[str, StepSettings]) -> Mapping[str, float]:
         """One AdamW step for each adapter named. Returns the norm of each one's whole gradient before clipping; where
         it is not finite, that adapter's weights stay as they are."""
-        norms = {name: self._step(self._trained[name], one) for name, one in settings.items()}
         self._since_step.clear()
-        return norms
+        if self._fast is None:
+            return {name: self._step(self._trained[name], one) for name, one in settings.items()}
+        trained = {name: self._trained[name] for name in settings}
+        norms = self._fast.step(
+            {name: one.optimizer for name, one in trained.items()},
+            settings,
+            {name: one.tokens for name, one in trained.items()},
+        )
+        for one in trained.values():
+            one.tokens = 0
+        return LateFloats(list(settings), norms)
 
     def logprobs(self, adapter: str | None, rows: Sequence[Rendered]) -> list[Scores]:
-        """Each row's trained tokens, scored without gradients."""
-        scores: list[Scores | None] = [None] * len(rows)
-        with torch.no_grad(), self._active(adapter):
-            for pack in self._packs({adapter: rows}):
-                _, losses, correct = self._losses(pack)
-                owners = pack.row_of_target.cpu().numpy()
-                losses_np, correct_np = losses.cpu().numpy(), correct.cpu().numpy()
-                for position, row in enumerate(pack.rows):
-                    mine = owners == position
-                    scores[row] = Scores(-losses_np[mine], correct_np[mine])
-        return [one for one in scores if one is not None]
+        """Each row's trained tokens, scored without gradients. Raises ResourceError like `forward_backward`."""
+        while True:
+            try:
+                return self._scores(adapter, rows)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            self._shrink_micro_batch(rows)
 
     def sample(
         self, adapter: str | None, prompts: Sequence[Sequence[int]], settings: SamplingSettings
@@ -191,6 +237,8 @@ class Engine:
         state.restore(self.model, name, self._trained[name].parameters, folder)
         if optimizer:
             state.restore_optimizer(self._trained[name].optimizer, self._trained[name].parameters, folder)
+        if self._fast is not None:
+            self._fast.restored([name])
 
     # ---- inside
 
@@ -203,35 +251,62 @@ class Engine:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-            self._shrink_micro_batch()
-            for trained in self._trained.values():
-                trained.optimizer.zero_grad()
-                trained.tokens = 0
+            self._forget_gradients()
+            self._shrink_micro_batch([row for one in self._since_step for rows in one.values() for row in rows])
             todo = list(self._since_step)
 
     def _run(self, group: Mapping[str, Sequence[Rendered]]) -> dict[str, Loss]:
-        totals = {name: Loss(0.0, 0, 0, np.zeros(len(rows))) for name, rows in group.items()}
+        if self._fast is not None:
+            sums = self._fast.forward_backward(group, self.micro_batch_tokens, packing=self.packing)
+        else:
+            sums = self._gradients(group)
+        losses = {}
+        for name, rows in group.items():
+            losses[name] = Loss(Late(sums[name]), sum(int(row.trained.sum()) for row in rows))
+            self._trained[name].tokens += losses[name].tokens
+        return losses
+
+    def _gradients(self, group: Mapping[str, Sequence[Rendered]]) -> dict[str, torch.Tensor]:
+        """For each adapter the sum of the losses and the number of right first choices, shape (2,)."""
+        sums = {name: torch.zeros(2, dtype=torch.float64, device=self.device) for name in group}
         with self._active(*group):
             for pack in self._packs(group):
                 loss, losses, correct = self._losses(pack)
                 loss.backward()  # type: ignore[no-untyped-call]
-                for name, part in _by_adapter(pack, losses, correct, group).items():
-                    before = totals[name]
-                    totals[name] = Loss(
-                        before.total + part.total,
-                        before.tokens + part.tokens,
-                        before.correct + part.correct,
-                        before.by_row + part.by_row,
-                    )
-        for name, total in totals.items():
-            self._trained[name].tokens += total.tokens
-        return totals
+                for segment in pack.segments:
+                    mine = (pack.predictors >= segment.start) & (pack.predictors < segment.end)
+                    sums[str(segment.adapter)] += torch.stack([losses[mine].sum(), correct[mine].sum()])
+        return sums
+
+    def _forget_gradients(self) -> None:
+        for trained in self._trained.values():
+            trained.tokens = 0
+            if self._fast is None:
+                trained.optimizer.zero_grad()
+        if self._fast is not None:
+            self._fast.clear()
+
+    def _scores(self, adapter: str | None, rows: Sequence[Rendered]) -> list[Scores]:
+        if self._fast is not None:
+            parts = self._fast.logprobs(adapter, rows, self.micro_batch_tokens, packing=self.packing)
+            return [Scores(-losses.numpy(), correct.numpy()) for losses, correct in parts]
+        scores: list[Scores | None] = [None] * len(rows)
+        with torch.no_grad(), self._active(adapter):
+            for pack in self._packs({adapter: rows}):
+                _, losses, correct = self._losses(pack)
+                owners = pack.row_of_target.cpu().numpy()
+                losses_np, correct_np = losses.cpu().numpy(), correct.cpu().numpy()
+                for position, row in enumerate(pack.rows):
+                    mine = owners == position
+                    scores[row] = Scores(-losses_np[mine], correct_np[mine])
+        return [one for one in scores if one is not None]
 
     def _step(self, trained: _Trained, settings: StepSettings) -> float:
         gradients = [p.grad for p in trained.parameters.values() if p.grad is not None]
+        tokens, trained.tokens = trained.tokens, 0
         if not gradients:
             return 0.0
-        torch._foreach_mul_(gradients, 1.0 / max(1, trained.tokens))
+        torch._foreach_mul_(gradients, 1.0 / max(1, tokens))
         norm = torch.nn.utils.get_total_norm(gradients)
         if not torch.isfinite(norm):
             trained.optimizer.zero_grad()
@@ -241,7 +316,6 @@ class Engine:
         step_sizes(trained.optimizer, settings)
         trained.optimizer.step()
         trained.optimizer.zero_grad()
-        trained.tokens = 0
         return float(norm)
 
     def _packs(self, group: Mapping[Any, Sequence[Rendered]]) -> Iterator[Pack]:
@@ -280,7 +354,7 @@ class Engine:
         for trained in self._trained.values():
             for parameter in trained.parameters.values():
                 parameter.requires_grad_(True)
-        self.model.train()
+        self.model.train(torch.is_grad_enabled())  # dropout is for training alone
         try:
             yield
         finally:
@@ -289,30 +363,18 @@ class Engine:
     def _autocast(self) -> Any:
         return torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
 
-    def _shrink_micro_batch(self) -> None:
+    def _shrink_micro_batch(self, rows: Sequence[Rendered]) -> None:
         release_memory()
-        longest = max(needed_length(row) for group in self._since_step for rows in group.values() for row in rows)
+        lengths = [needed_length(row) for row in rows]
+        longest = max(lengths)
         if self.micro_batch_tokens <= longest or not self.packing:
             raise ResourceError(
                 f"memory ran out on a single row of {longest} tokens",
                 code="out_of_memory",
                 hint="lower data.max_length_tokens, or use adapter.kind: qlora or a smaller model",
             )
-        self.micro_batch_tokens = max(longest, min(self.micro_batch_tokens // 2, self.micro_batch_tokens - 1))
+        self.micro_batch_tokens = max(longest, min(self.micro_batch_tokens, sum(lengths)) // 2)
         self.on_smaller_micro_batch(self.micro_batch_tokens)
-
-
-def _by_adapter(
-    pack: Pack, losses: torch.Tensor, correct: torch.Tensor, group: Mapping[str, Sequence[Rendered]]
-) -> dict[str, Loss]:
-    owners = np.asarray(pack.rows)[pack.row_of_target.cpu().numpy()]
-    totals: dict[str, Loss] = {}
-    for segment in pack.segments:
-        name = str(segment.adapter)
-        mine = (pack.predictors >= segment.start) & (pack.predictors < segment.end)
-        by_row = np.bincount(owners[mine.cpu().numpy()], losses[mine].detach().cpu().numpy(), len(group[name]))
-        totals[name] = Loss(float(losses[mine].sum()), int(mine.sum()), int(correct[mine].sum()), by_row)
-    return totals
 
 
 @torch.no_grad()

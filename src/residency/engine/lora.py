@@ -91,6 +91,13 @@ def is_plain(model: nn.Module) -> bool:
     return bool(layers) and all(_is_plain_layer(layer) for layer in layers)
 
 
+def only_in_layers(model: nn.Module) -> bool:
+    """Whether nothing outside the decoder's layers (embedding, head) has an adapter or is trained."""
+    adapted = [name for name, m in model.named_modules() if isinstance(m, LoraLayer)]
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    return all(".layers." in name for name in adapted) and all(".lora_" in name for name in trained)
+
+
 def _is_plain_layer(layer: BaseTunerLayer) -> bool:
     linear = (
         isinstance(layer, LoraLayer)
@@ -114,3 +121,10 @@ def use_shared_forward(model: nn.Module, routing: Routing) -> None:
     for layer in model.modules():
         if isinstance(layer, LoraLayer):
             layer.forward = partial(_forward, layer, routing)
+
+
+def use_own_forward(model: nn.Module) -> None:
+    """Gives every layer PEFT's forward back."""
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            layer.__dict__.pop("forward", None)

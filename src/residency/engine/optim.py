@@ -45,7 +45,11 @@ def learning_rate_at(step: int, total: int, peak: float, schedule: Schedule, war
 
 def adamw(parameters: Iterable[torch.nn.Parameter]) -> torch.optim.AdamW:
     """The learning rate and weight decay are set at every step."""
-    return torch.optim.AdamW(list(parameters), lr=0.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, fused=True)
+    trained = list(parameters)
+    on_gpu = any(p.is_cuda for p in trained)
+    return torch.optim.AdamW(
+        trained, lr=0.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, fused=True, capturable=on_gpu
+    )
 
 
 def step_sizes(optimizer: torch.optim.AdamW, settings: StepSettings) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,13 @@ def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
     return next((i for i in range(limit) if first[i] != last[i]), limit)
 
 
+def attention_span(config: PreTrainedConfig) -> float:
+    """Tokens that every layer looks back on at least. Beyond it padding inside a row would count as tokens."""
+    text = config.get_text_config()
+    spans = (getattr(text, name, None) for name in ("sliding_window", "attention_chunk_size"))
+    return min((span for span in spans if span), default=math.inf)
+
+
 @torch.no_grad()
 def stream(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], settings: SamplingSettings
@@ -44,9 +52,12 @@ def stream(
 
     What all prompts share (a system turn, worked examples) passes through the model once.
     """
+    if not prompts:
+        return
     device = model.device
     generator = torch.Generator(device).manual_seed(settings.seed)
-    shared = common_prefix(prompts)
+    longest = max(len(prompt) for prompt in prompts) + settings.max_new_tokens
+    shared = common_prefix(prompts) if longest <= attention_span(model.config) else 0
     prefix = DynamicCache(config=model.config)
     if shared:
         model(input_ids=torch.tensor([list(prompts[0][:shared])], device=device), past_key_values=prefix,

@@ -11,14 +11,20 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from residency.errors import RunError
+
 ADAPTER = "adapter_model.safetensors"
 WEIGHTS = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 
 
 def adapter_parameters(model: Any, name: str) -> dict[str, nn.Parameter]:
-    """The parameters PEFT added for the adapter `name`, by their full names."""
-    return {full: p for full, p in model.named_parameters() if f".{name}." in full or full.endswith(f".{name}")}
+    """The parameters that PEFT trains for the active adapter `name`, by their full names."""
+    return {
+        full: p
+        for full, p in model.named_parameters()
+        if p.requires_grad and (f".{name}." in full or full.endswith(f".{name}"))
+    }
 
 
 def save(model: Any, name: str, parameters: Mapping[str, nn.Parameter], folder: Path) -> None:
@@ -34,7 +40,12 @@ def save(model: Any, name: str, parameters: Mapping[str, nn.Parameter], folder: 
 
 def restore(model: Any, name: str, parameters: Mapping[str, nn.Parameter], folder: Path) -> None:
     if name in getattr(model, "peft_config", {}):
-        set_peft_model_state_dict(model, load_file(folder / ADAPTER), adapter_name=name)
+        tensors = load_file(folder / ADAPTER)
+        expected = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+        if different := sorted(expected.keys() ^ tensors.keys()):
+            raise RunError(f"{folder / ADAPTER} is not of this adapter: {different[0]} has no counterpart",
+                           param=str(folder))  # fmt: skip
+        set_peft_model_state_dict(model, tensors, adapter_name=name)
         return
     tensors = load_file(folder / WEIGHTS)
     with torch.no_grad():

@@ -9,9 +9,8 @@ from typing import Any
 
 from residency.errors import RunError
 from residency.evals.compare import compare
-from residency.evals.row_losses import FILE as UNLEARNED
 from residency.evals.wording import percent, points, probability, score, signed
-from residency.records import Answer, Comparison, EvalResult, Event, Metric, RunFolder, Summary, Unlearned
+from residency.records import Answer, Comparison, EvalResult, Event, Metric, RunFolder, Summary
 
 TUNED = "tuned"
 BASE = "base"
@@ -54,8 +53,6 @@ class Findings:
     audit: str | None
     data: dict[str, Any] | None
     """The data's `score`, `findings` and `plots`, as `audit.json` has them; runs of older versions have none."""
-    unlearned: Unlearned | None
-    """The rows that the training could not learn."""
 
 
 def read_findings(run: RunFolder) -> Findings:
@@ -84,7 +81,6 @@ def read_findings(run: RunFolder) -> Findings:
         examples=_examples(comparisons, results),
         warnings=problems + _ungraded(results) + [event.message for event in events if event.level != "info"],
         events=events,
-        unlearned=run.read(UNLEARNED, Unlearned) if (run / UNLEARNED).exists() else None,
         data=audit if audit and "score" in audit else None,
         audit=json.dumps(audit, indent=2, ensure_ascii=False) if audit else None,
     )

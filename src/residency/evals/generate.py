@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from residency.data.messages import Example, Message
 from residency.data.render import Renderer
 from residency.engine.engine import Engine
+from residency.engine.memory import is_out_of_memory
 from residency.engine.sampling import SamplingSettings, collect
+from residency.errors import ResourceError
 from residency.evals.run import Completion
 from residency.progress import track
 
@@ -32,7 +34,15 @@ def answer_all(
                     advance()
                 yield row, token
 
-        answers = collect(counted(), len(prompts), settings.stop_ids)
+        try:
+            answers = collect(counted(), len(prompts), settings.stop_ids)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ResourceError(
+                f"memory ran out while {settings.batch_size} answers were generated at once", code="out_of_memory",
+                param="eval.batch_size", hint="lower eval.batch_size, then go on with --resume",
+            ) from error  # fmt: skip
     texts = [renderer.tokenizer.decode(answer.token_ids, skip_special_tokens=True) for answer in answers]
     return [
         Completion(text=text, finished=answer.finished, tokens=len(answer.token_ids))

@@ -86,13 +86,12 @@ def own_dtype(resolved: ResolvedConfig) -> torch.dtype:
 
 def write_merged(adapter: Path, resolved: ResolvedConfig, dtype: torch.dtype, folder: Path) -> float:
     """Returns the largest difference of a logit, as a share of the largest."""
-    from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(adapter, local_files_only=True)
     base: Any = load_model(resolved.model, dtype=dtype, device=torch.device("cpu"))
     fit_embeddings(base, len(tokenizer))
-    tuned = PeftModel.from_pretrained(base, adapter).eval()
+    tuned = load_adapter(base, adapter)
     expected = logits(tuned, tokenizer)
     merged = tuned.merge_and_unload(safe_merge=True)
     set_generation_end(merged, tokenizer)
@@ -101,6 +100,24 @@ def write_merged(adapter: Path, resolved: ResolvedConfig, dtype: torch.dtype, fo
     del base, tuned, merged
     alone = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True).eval()
     return require_equal(expected, logits(alone, tokenizer), dtype)
+
+
+def load_adapter(base: Any, adapter: Path) -> Any:
+    """The adapter on its base, in plain PEFT. Raises RunError where its files are damaged or not all of it."""
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        stored = load_file(adapter / "adapter_model.safetensors").keys()
+        tuned = PeftModel.from_pretrained(base, adapter).eval()
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        raise RunError(f"{adapter} cannot be read: {str(error).splitlines()[0]}", param=str(adapter)) from error
+    # PEFT only warns of weights that the file lacks, and leaves them as they begin: at nothing learned.
+    if lacking := get_peft_model_state_dict(tuned, save_embedding_layers=False).keys() - stored:
+        raise RunError(f"{adapter} cannot be read: it lacks {len(lacking)} weights, for example {min(lacking)}",
+                       param=str(adapter))  # fmt: skip
+    return tuned
 
 
 @torch.no_grad()

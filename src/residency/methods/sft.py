@@ -17,12 +17,12 @@ from residency.config.model import Train
 from residency.config.section import Final
 from residency.data.messages import Rendered
 from residency.engine.checkpoint import Checkpoints, Progress, random_state, set_random_state
-from residency.engine.engine import Engine, Loss
+from residency.engine.engine import Engine
 from residency.engine.optim import StepSettings, learning_rate_at
 from residency.errors import Interrupted, TrainingError
 from residency.methods.signals import stop_requests
 from residency.progress import track
-from residency.records import Metric, RowLosses, RunFolder
+from residency.records import Metric, RunFolder
 
 RECENT = 5
 EXPLODED = 1.5
@@ -72,8 +72,7 @@ def train(
         advance(state.step)
         while state.step < total and not stopped_early:
             began = time.monotonic()
-            chosen = rows_of_step(state.step, settings.batch_size, len(rows), settings.seed)
-            batch = [rows[i] for i in chosen]
+            batch = [rows[i] for i in rows_of_step(state.step, settings.batch_size, len(rows), settings.seed)]
             rate = learning_rate_at(state.step, total, settings.learning_rate, settings.schedule, settings.warmup_share)
             loss = engine.forward_backward({name: batch})[name]
             require_finite(loss.mean, state, "loss")
@@ -86,7 +85,6 @@ def train(
                 step=state.step, epoch=state.step * settings.batch_size / len(rows), split="train", loss=loss.mean,
                 tokens=loss.tokens, token_accuracy=loss.correct / max(1, loss.tokens), learning_rate=rate,
                 grad_norm=norm, tokens_per_second=tokens / seconds, seconds=state.seconds))  # fmt: skip
-            run.append("row_losses.jsonl", RowLosses(step=state.step, rows=chosen, losses=row_means(loss, batch)))
             advance(note=f"loss {loss.mean:.3f}")
 
             last = state.step == total
@@ -108,11 +106,6 @@ def train(
         run.say("best_restored", f"the weights of step {state.best_step} had the lowest held-out loss and are the "
                 f"result", step=state.best_step, loss=state.best_loss)  # fmt: skip
     return Outcome(state, stopped_early, total)
-
-
-def row_means(loss: Loss, rows: Sequence[Rendered]) -> list[float]:
-    trained = [max(1, int(row.trained.sum())) for row in rows]
-    return [total / tokens for total, tokens in zip(loss.by_row.tolist(), trained, strict=True)]
 
 
 def resume(engine: Engine, name: str, checkpoints: Checkpoints) -> Progress:

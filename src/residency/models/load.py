@@ -164,7 +164,15 @@ def load_model(model: Model, *, dtype: torch.dtype, device: torch.device, quanti
             **options,
         )
     require_complete(folder, report)
+    keep_differentiable(loaded)
     return loaded.eval()
+
+
+def keep_differentiable(model: PreTrainedModel) -> None:
+    """In evaluation mode bitsandbytes' CPU layers turn their weights into a layout that has no gradient, for good."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def nf4(compute_dtype: torch.dtype) -> Any:

@@ -33,9 +33,9 @@ def busy_cores(seconds: float = 0.3) -> float:
 
 
 def cpu_seconds() -> float:
-    """CPU time all processes but this one have used so far."""
+    """CPU time all processes but this one have used so far; those at a lower priority give way and do not count."""
     times = psutil.cpu_times()
-    waiting = times.idle + getattr(times, "iowait", 0.0) + getattr(times, "steal", 0.0)
+    waiting = times.idle + getattr(times, "nice", 0.0) + getattr(times, "iowait", 0.0) + getattr(times, "steal", 0.0)
     # Linux counts guests in user time already.
     own = time.process_time()
     return sum(times) - waiting - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0) - own

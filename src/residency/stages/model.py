@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 
+from residency import durable
 from residency.config.model import Full, Qlora, ResolvedConfig
 from residency.engine.adapters import ADAPTER, peft_config
 from residency.engine.checkpoint import require_disk_space
 from residency.engine.engine import FULL, Engine
+from residency.engine.speed import Speed
 from residency.models.chat import fit_embeddings
 from residency.models.hub import is_hub_id
 from residency.models.load import load_model
@@ -57,6 +59,7 @@ def start_engine(prepared: Prepared, run: RunFolder) -> Engine:
     else:
         config = peft_config(resolved.adapter, model.name_or_path, prepared.template_token_ids)
         engine.add_adapter(ADAPTER, config, seed=resolved.train.seed)
+    say_speed(engine, resolved, run)
     name = result_name(resolved)
     count = engine.trainable_parameters(name)
     require_disk_space(run.path, count * 4 * (3 * resolved.train.keep_checkpoints + 5))
@@ -75,21 +78,35 @@ def new_engine(model: Any, resolved: ResolvedConfig, autocast: torch.dtype | Non
         packing=resolved.speed.packing,
         share_prefix=resolved.speed.share_prefix,
         autocast=autocast,
+        speed=Speed(fused=None if resolved.speed.fused else False, fp8=resolved.speed.fp8),
         on_smaller_micro_batch=said,
     )
+
+
+def say_speed(engine: Engine, resolved: ResolvedConfig, run: RunFolder) -> None:
+    said = [
+        f"{name} {'on' if getattr(engine.speed, name, False) else 'off'} ({reason})"
+        for name, reason in engine.reasons.items()
+    ]
+    refused = resolved.speed.fp8 and not engine.speed.fp8
+    run.say("speed", f"speed: {', '.join(said)}", level="warning" if refused else "info", **engine.reasons)
 
 
 def save_result(engine: Engine, name: str, tokenizer: Any, resolved: ResolvedConfig, run: RunFolder) -> None:
     """The adapter in PEFT's format, or the whole model in transformers', with the tokenizer and its template."""
     folder = result_folder(run, resolved)
     aside = folder.with_name(f".{folder.name}.writing")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    if isinstance(resolved.adapter, Full):
-        engine.model.save_pretrained(aside)
-    else:
-        engine.save(name, aside, optimizer=False)
-    tokenizer.save_pretrained(aside)
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
+    with durable.disk_errors(folder):
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        if isinstance(resolved.adapter, Full):
+            engine.model.save_pretrained(aside)
+        else:
+            engine.save(name, aside, optimizer=False)
+        tokenizer.save_pretrained(aside)
+        for file in aside.iterdir():
+            durable.sync_file(file)
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+        durable.sync_folder(run.path)
     run.say("saved", f"the result is in {folder}", path=str(folder))

@@ -68,18 +68,18 @@ class Prepared:
 def prepare(config: RunConfig, run: RunFolder) -> Prepared:
     """Reads, checks, splits and renders the data, and replaces every `auto`. A resumed run keeps its first values.
 
-    What the audit found is in `audit.json` before anything is refused for it.
-
     Raises DataError with the problems of all files, ModelError, TemplateError, ConfigError, RunError.
     """
-    resuming = (run / "resolved.json").exists()
-    if not resuming:
+    resuming = (run / "audit.json").exists()  # written last
+    if resuming:
+        config = begun_with(config, run)
+    else:
         durable.write_text(run / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     data = read_data(config)
     renderer, template_token_ids = load_renderer(config)
     if not resuming:
         data = look_with_model(data, renderer)
-        report_audit(config, run, data)
+        report_findings(config, run, data)
     rows, held_out = (render(config, renderer, part) for part in (data.train, data.held_out))
     if resuming:
         resolved, reasons = read_resolved(run)
@@ -110,9 +110,8 @@ def look_with_model(data: Data, renderer: Renderer) -> Data:
     return replace(data, audit=with_findings(data.audit, more))
 
 
-def report_audit(config: RunConfig, run: RunFolder, data: Data) -> None:
-    """Writes what was found, says every warning, and refuses what should not be trained on."""
-    durable.write_json(run / "audit.json", data.audit.as_record() | {"files": data.files})
+def report_findings(config: RunConfig, run: RunFolder, data: Data) -> None:
+    """Says every warning, and refuses what should not be trained on."""
     for finding in data.audit.findings:
         if finding.severity != "note":
             run.say("data_finding", f"{finding.check}: {finding.message}", level=finding.severity,
@@ -204,6 +203,20 @@ def read_resolved(run: RunFolder) -> tuple[ResolvedConfig, dict[str, str]]:
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{run / 'resolved.json'} cannot be read: {str(error).splitlines()[0]}",
                        param=str(run.path), hint="begin a new run") from error  # fmt: skip
+
+
+def begun_with(config: RunConfig, run: RunFolder) -> RunConfig:
+    """A resumed run keeps the run file it began with; where the file says otherwise now, that is said."""
+    try:
+        began = RunConfig.model_validate(yaml.safe_load((run / "config.yaml").read_text()))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise RunError(f"{run / 'config.yaml'} cannot be read: {str(error).splitlines()[0]}",
+                       param=str(run.path), hint="begin a new run") from error  # fmt: skip
+    changed = [name for name in RunConfig.model_fields if getattr(config, name) != getattr(began, name)]
+    if changed:
+        run.say("kept", f"the run file has changed in {', '.join(changed)} since this run began; it goes on with what "
+                f"it began with", level="warning", sections=changed)  # fmt: skip
+    return began
 
 
 def refuse_changed_data(run: RunFolder, files: Mapping[str, str]) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from peft import PeftConfig
+from safetensors import SafetensorError
 from transformers import AutoTokenizer
 
 from residency.config.model import Full, ResolvedConfig
@@ -65,6 +68,21 @@ def open_session(run: RunFolder) -> Session:
     if not folder.exists():
         raise RunError(f"{run.path} has no result yet", hint="finish it with `residency train … --resume`",
                        param=str(run.path))  # fmt: skip
+    with damage_named(folder):
+        return load_session(run, resolved, folder)
+
+
+@contextmanager
+def damage_named(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise RunError(f"the result in {folder} is damaged: {reason}", param=str(folder),
+                       hint="restore it, or train again") from error  # fmt: skip
+
+
+def load_session(run: RunFolder, resolved: ResolvedConfig, folder: Path) -> Session:
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     renderer = renderer_for(tokenizer, train_on=resolved.data.train_on)
     if isinstance(resolved.adapter, Full):

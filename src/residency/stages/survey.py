@@ -99,7 +99,9 @@ def estimate(config: RunConfig) -> EstimateResult:
     need = estimate_need(
         model_facts(hf_config),
         resolved.adapter,
-        micro_batch_tokens=min(resolved.train.micro_batch_tokens, int(tokens["total"])),
+        micro_batch_tokens=min(
+            resolved.train.micro_batch_tokens, int(resolved.train.batch_size * tokens["total"] / len(rows))
+        ),
         trained_share=tokens["trained"] / tokens["total"],
         total_tokens=int(steps * resolved.train.batch_size * tokens["total"] / len(rows)),
         row_length=tokens["total"] / len(rows),

@@ -261,24 +261,6 @@ def all_problems(values: dict[str, Any]) -> list[str]:
 # The surface
 
 
-def test_the_keys_of_a_run_file_are_these() -> None:
-    assert field_paths() == [
-        "name",
-        "model.id", "model.revision", "model.chat_template", "model.trust_remote_code",
-        "data.train", "data.eval", "data.test", "data.format", "data.max_length_tokens", "data.over_long",
-        "data.train_on",
-        "method.name",
-        "adapter.kind", "adapter.rank", "adapter.alpha", "adapter.dropout", "adapter.targets", "adapter.dora",
-        "adapter.type", "adapter.options",
-        "train.epochs", "train.max_steps", "train.batch_size", "train.micro_batch_tokens", "train.learning_rate",
-        "train.schedule", "train.warmup_share", "train.weight_decay", "train.max_grad_norm", "train.seed",
-        "train.eval_every_steps", "train.patience", "train.save_every_steps", "train.save_every_minutes",
-        "train.keep_checkpoints",
-        "eval.graders", "eval.few_shot", "eval.more_tests", "eval.max_new_tokens", "eval.batch_size",
-        "speed.precision", "speed.packing", "speed.threads",
-    ]  # fmt: skip
-
-
 def test_the_schema_explains_every_key() -> None:
     schema = json_schema()
     train = next(part for name, part in schema["$defs"].items() if name.startswith("Train"))

@@ -6,9 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.conftest import tiny_llama
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
+
+from tests.conftest import tiny_llama
 
 
 @pytest.fixture(scope="session")

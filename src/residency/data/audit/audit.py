@@ -327,7 +327,7 @@ def special_token_findings(table: Table, tokens: Collection[str], grave: frozens
         says.of_rows(
             "special_tokens", "error", table, ending,
             "{rows} hold tokens with which this model begins or ends a turn, inside their text; it would learn to end "
-            "there, and read the rest as another speaker's. `--fix` strips them.",
+            "there, and read the rest as another speaker's. Edit these rows, or leave them out.",
         ),
         says.of_rows(
             "special_tokens", "warning", table, [row for row in found if row not in set(ending)],

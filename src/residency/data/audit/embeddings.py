@@ -80,7 +80,7 @@ def load_embedder(folder: Path | None = None) -> Embedder:
         raise ConfigError(
             "topics and coverage need word vectors, which are not installed",
             code="no_embeddings",
-            hint="pip install 'residency[topics]' (19 MB; afterwards no network is needed)",
+            hint="pip install 'residency[topics]' (afterwards no network is needed)",
         )
     folder = folder or Path(spec.submodule_search_locations[0])  # type: ignore[union-attr, index]
     tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))

@@ -1,0 +1,131 @@
+"""Times real training steps on this machine's GPU: gpu_sft.py OUT.jsonl ROW [ROW ...]
+
+A row is MODEL:MIX:PRECISION:RUNS, such as llama31-8b:A:bf16:1; MIX is A or B (passes of 8192 tokens), or `short`
+(8 documents of 128 tokens for each run). After more colons: tokens=16384 (a pass), again=2 (layers formed again),
+graphs=off, profile (adds the time by kernel). Every step is a forward and backward pass, clipping and AdamW, on new
+random tokens. Tokens are real ones: what fills a pass up never counts.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from gpu_models import engine_with_adapters, mix_a, mix_b, random_model
+
+from residency.data.messages import Rendered
+from residency.engine.engine import Engine
+from residency.engine.optim import StepSettings
+from residency.engine.speed import Speed
+
+WARM_UP, STEPS = 6, 20
+PASS_TOKENS = 8192
+
+
+def batches(mix: str, runs: int, tokens: int) -> Iterator[list[list[Rendered]]]:
+    """For each step the rows of each run."""
+    kinds = {"A": lambda seed: mix_a(tokens // 4096, seed=seed), "B": lambda seed: mix_b(tokens, seed=seed),
+             "short": lambda seed: mix_a(8, 128, seed=seed)}  # fmt: skip
+    return map(list, zip(*(kinds[mix](seed) for seed in range(runs)), strict=True))
+
+
+def measure(row: str) -> dict[str, Any]:
+    name, mix, precision, runs, *more = row.split(":")
+    torch.cuda.reset_peak_memory_stats()
+    started = time.perf_counter()
+    model = random_model(name)
+    options = dict(part.split("=") for part in more if "=" in part)
+    graphs = {"on": True, "off": False}.get(options.get("graphs", ""))
+    speed = Speed(fp8=precision == "fp8", graphs=graphs, layers_formed_again=int(options.get("again", 0)))
+    tokens_at_once = int(options.get("tokens", PASS_TOKENS)) if mix != "short" else 1024 * int(runs)
+    engine, names = engine_with_adapters(model, int(runs), speed, micro_batch_tokens=tokens_at_once)
+    torch.cuda.synchronize()
+    load_seconds = time.perf_counter() - started
+    ready = [
+        dict(zip(names, rows, strict=True))
+        for rows in itertools.islice(batches(mix, int(runs), tokens_at_once), WARM_UP + STEPS)
+    ]
+    settings = {one: StepSettings(1e-4) for one in names}
+
+    started = time.perf_counter()
+    first = engine.forward_backward(ready[0])
+    engine.step(settings)
+    first_loss = statistics.mean(loss.mean for loss in first.values())
+    first_seconds = time.perf_counter() - started
+    for one in ready[1:WARM_UP]:
+        engine.forward_backward(one)
+        engine.step(settings)
+    torch.cuda.synchronize()
+
+    ends, host, losses, late = [], [], [], None
+    started = time.perf_counter()
+    for one in ready[WARM_UP:]:
+        at = time.perf_counter()
+        now = engine.forward_backward(one)
+        engine.step(settings)
+        host.append(time.perf_counter() - at)
+        if late is not None:
+            losses.append(statistics.mean(loss.mean for loss in late.values()))
+            ends.append(time.perf_counter())
+        late = now
+    torch.cuda.synchronize()
+    seconds = time.perf_counter() - started
+    tokens = sum(len(r) for one in ready[WARM_UP:] for rows in one.values() for r in rows)
+    result = {
+        "row": row, "tok_s": round(tokens / seconds), "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
+        "reserved_gib": round(torch.cuda.max_memory_reserved() / 2**30, 2), "loss_step_0": round(first_loss, 4),
+        "loss_last": round(losses[-1], 4), "step_ms": round(1e3 * statistics.median(
+            b - a for a, b in itertools.pairwise(ends)), 2), "tokens_per_step": round(tokens / STEPS),
+        "host_ms": round(1e3 * statistics.median(host), 2), "first_step_s": round(first_seconds, 2),
+        "load_s": round(load_seconds, 1), "steps": STEPS, "device": torch.cuda.get_device_name(), 
+        "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d"), "reasons": engine.reasons,
+    }  # fmt: skip
+    if "profile" in more:
+        result["profile_ms"] = profile(engine, ready[0], settings)
+    return result
+
+
+def profile(engine: Engine, batch: dict[str, list[Rendered]], settings: dict[str, StepSettings]) -> dict[str, Any]:
+    """Milliseconds of one step by kernel, the longest first."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as recorded:
+        engine.forward_backward(batch)
+        engine.step(settings)
+        torch.cuda.synchronize()
+    times, counts = Counter[str](), Counter[str]()
+    for event in recorded.events():
+        if event.device_type == torch.autograd.DeviceType.CUDA:
+            times[event.name] += event.device_time / 1e3
+            counts[event.name] += 1
+    return {f"{name[:90]} x{counts[name]}": round(ms, 2) for name, ms in times.most_common(28)}
+
+
+def main() -> None:
+    out = Path(sys.argv[1])
+    for row in sys.argv[2:]:
+        try:
+            result = measure(row)
+        except Exception as error:  # the rows after it are still wanted
+            result = {"row": row, "error": f"{type(error).__name__}: {str(error)[:400]}"}
+        with out.open("a") as file:
+            file.write(json.dumps(result) + "\n")
+        print(json.dumps({k: v for k, v in result.items() if k != "profile_ms"}), flush=True)
+        for kernel, ms in result.get("profile_ms", {}).items():
+            print(f"  {ms:9.2f} ms  {kernel}")
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+if __name__ == "__main__":
+    main()

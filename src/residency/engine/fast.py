@@ -1,0 +1,143 @@
+"""The engine's verbs over fused passes: nothing in a step waits for the device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from peft.tuners.lora.layer import LoraLayer
+
+from residency.data.messages import Rendered
+from residency.engine.fast_batch import FilledPass, passes
+from residency.engine.fused import FusedDecoder, Pass
+from residency.engine.graphs import Graphs
+from residency.engine.optim import StepSettings
+from residency.engine.speed import Speed
+
+
+class FastPath:
+    """`model` is the causal language model inside `peft_model`; the adapters are plain LoRA on its linears."""
+
+    def __init__(self, model: Any, speed: Speed) -> None:
+        layers = range(model.config.num_hidden_layers)
+        self.decoder = FusedDecoder(model, fp8=speed.fp8, again=frozenset(layers[: speed.layers_formed_again]))
+        self.device: torch.device = model.device
+        self.graphs = Graphs() if speed.graphs else None
+        self._names: list[str] = []
+
+    def use(self, peft_model: Any, names: Sequence[str]) -> None:
+        """Trains these adapters from now on; those trained before keep what they gathered for their next step."""
+        gathered = self.decoder.adapters.gathered()
+        self._names = list(names)
+        layers = {one.base_layer: one for one in peft_model.modules() if isinstance(one, LoraLayer)}
+        self.decoder.use(self._names, layers)
+        self.decoder.adapters.gather(gathered)
+        if self.graphs:
+            self.graphs.clear()
+
+    def restored(self, names: Sequence[str]) -> None:
+        """To be called when parameters or optimizers were changed from outside."""
+        self.decoder.adapters.refresh(list(names))
+        if self.graphs:
+            self.graphs.clear()
+
+    def clear(self) -> None:
+        """Forgets all gradients, and the memory that recorded passes hold."""
+        for name in self._names:
+            self.decoder.adapters.clear(name)
+        if self.graphs:
+            self.graphs.clear()
+
+    def leave(self, names: Sequence[str]) -> None:
+        """Hands what these adapters gathered for their next step over to autograd's places; the others have none."""
+        for name in self._names:
+            self.decoder.adapters.leave(name, keep=name in names)
+
+    def forward_backward(
+        self, batches: Mapping[str, Sequence[Rendered]], capacity: int, *, packing: bool
+    ) -> dict[str, torch.Tensor]:
+        """Adds gradients. For each adapter: the sum of its losses and how many first choices were right, shape (2,)."""
+        totals: dict[str, torch.Tensor] = {}
+        numbered = {self._names.index(name): rows for name, rows in batches.items()}
+        for one in passes(numbered, capacity, self.device, packing=packing, coarse=self.graphs is not None):
+            for name, sums in zip(self._names[one.tensors.slots.first :], self._run(one), strict=False):
+                totals[name] = totals[name] + sums if name in totals else sums
+        return totals
+
+    def logprobs(
+        self, adapter: str | None, rows: Sequence[Rendered], capacity: int, *, packing: bool
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Each row's losses and whether each was the first choice."""
+        number = None if adapter is None else self._names.index(adapter)
+        results = [(torch.empty(0), torch.empty(0, dtype=torch.bool))] * len(rows)
+        for one in passes({number: rows}, capacity, self.device, packing=packing):
+            losses, correct = (t.cpu() for t in self.decoder.score(one.tensors))
+            owners = torch.from_numpy(one.owners[0])
+            for row in np.unique(one.owners[one.owners >= 0]):
+                results[row] = (losses[owners == row], correct[owners == row])
+        return results
+
+    def _run(self, one: FilledPass) -> torch.Tensor:
+        """Shape (adapters of the pass, 2)."""
+        tensors = one.tensors
+        inputs = (
+            tensors.input_ids, tensors.position_ids, tensors.documents.cu_seqlens, tensors.predictors, tensors.targets
+        )  # fmt: skip
+
+        def work(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+            ids, positions, cu_seqlens, predictors, targets = inputs
+            documents = replace(tensors.documents, cu_seqlens=cu_seqlens)
+            results = self.decoder.forward_backward(Pass(ids, positions, documents, predictors, targets, tensors.slots))
+            return torch.stack([part.view(tensors.slots.adapters, -1).sum(dim=1).float() for part in results], dim=1)
+
+        return self.graphs.run(one.key, inputs, work) if self.graphs else work(inputs)
+
+    def step(
+        self, optimizers: Mapping[str, torch.optim.AdamW], settings: Mapping[str, StepSettings],
+        tokens: Mapping[str, int],
+    ) -> torch.Tensor:  # fmt: skip
+        """One AdamW step for each adapter named. Returns the norms of their gradients before clipping, in order.
+
+        An adapter whose norm is not finite keeps its weights, and so does one without tokens since its last step.
+        """
+        names = list(settings)
+        rates = torch.tensor(
+            [[settings[name].learning_rate, 1.0 / max(1, tokens[name])] for name in names], dtype=torch.float32
+        )
+        if self.device.type == "cuda":
+            rates = rates.pin_memory().to(self.device, non_blocking=True)
+        key = ("step", *((name, settings[name].weight_decay, settings[name].max_grad_norm, tokens[name] > 0)
+                         for name in names))  # fmt: skip
+
+        def work(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+            norms = [
+                self._step_one(name, optimizers[name], settings[name], inputs[0][place])
+                if tokens[name]
+                else inputs[0].new_zeros(())
+                for place, name in enumerate(names)
+            ]
+            return torch.stack(norms)
+
+        return self.graphs.run(key, (rates,), work) if self.graphs else work((rates,))
+
+    @torch.no_grad()
+    def _step_one(
+        self, name: str, optimizer: torch.optim.AdamW, settings: StepSettings, rates: torch.Tensor
+    ) -> torch.Tensor:
+        adapters = self.decoder.adapters
+        adapters.collect(name)
+        gradients = [one.parameter.grad for one in adapters.linked[name] if one.parameter.grad is not None]
+        torch._foreach_mul_(gradients, rates[1])
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if settings.max_grad_norm is not None:
+            torch._foreach_mul_(gradients, (settings.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
+        for group in optimizer.param_groups:
+            group["lr"] = rates[0]
+            group["weight_decay"] = settings.weight_decay
+        optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+        optimizer.step()
+        adapters.refresh([name])
+        return norm

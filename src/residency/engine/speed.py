@@ -1,0 +1,86 @@
+"""Which speed-ups a card and a model allow; each has a plain twin with the same result, and can be switched off."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from residency.engine.fused import recognise
+
+LARGEST_GRAPH_PARAMETERS = 3e9
+"""Above this a pass keeps the card busy longer than its launches take."""
+FP8_CAPABILITY = (9, 0)
+"""Hopper: older cards lack products with a scale for each row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """None: decided by `choose`."""
+
+    fused: bool | None = None
+    """Training passes written out for Llama-like models with plain LoRA, instead of transformers' and autograd's."""
+    graphs: bool | None = None
+    """Whole passes and steps recorded as CUDA graphs."""
+    fp8: bool = False
+    """The frozen weights in FP8. It changes the numbers a little, so nobody but the user decides for it."""
+    layers_formed_again: int = 0
+    """So many layers keep their input alone and are formed again in the backward pass, to save memory."""
+
+
+def choose(wanted: Speed, model: Any, *, plain_lora: bool, autocast: bool) -> tuple[Speed, dict[str, str]]:
+    """The speed-ups to use, and for each the reason why, or why not."""
+    reasons: dict[str, str] = {}
+    fused = _fused(wanted, model, plain_lora, autocast, reasons)
+    objection = (
+        "not asked for" if not wanted.fp8
+        else "needs the fused passes" if not fused
+        else "this card has no FP8 units" if model.device.type == "cuda" and not has_fp8_units()
+        else None
+    )  # fmt: skip
+    fp8, reasons["fp8"] = objection is None, objection or "asked for"
+    graphs = _graphs(wanted, model, fused, reasons)
+    if fused:
+        reasons["share_prefix"] = "fused passes compute every row whole"
+    return Speed(fused, graphs, fp8, wanted.layers_formed_again if fused else 0), reasons
+
+
+def _fused(wanted: Speed, model: Any, plain_lora: bool, autocast: bool, reasons: dict[str, str]) -> bool:
+    objection = (
+        "switched off" if wanted.fused is False
+        else "what is trained is not plain LoRA on the layers' linears" if not plain_lora
+        else "autocast decides the precision of each operation" if autocast
+        else recognise(model)
+        or (_lacking(model) if model.device.type == "cuda"
+            else None if wanted.fused else "transformers' passes serve a CPU as well")
+    )  # fmt: skip
+    reasons["fused"] = objection or "a Llama-like model with plain LoRA"
+    return objection is None
+
+
+def _graphs(wanted: Speed, model: Any, fused: bool, reasons: dict[str, str]) -> bool:
+    small = sum(p.numel() for p in model.parameters()) <= LARGEST_GRAPH_PARAMETERS
+    objection = (
+        "switched off" if wanted.graphs is False
+        else "needs a CUDA device" if model.device.type != "cuda"
+        else "needs the fused passes" if not fused
+        else None if wanted.graphs or small
+        else "the model is large enough to keep the card busy"
+    )  # fmt: skip
+    reasons["graphs"] = objection or "the model is small: launches would take longer than the work"
+    return objection is None
+
+
+def _lacking(model: Any) -> str | None:
+    """What the kernels for a GPU need and do not find."""
+    if model.dtype is not torch.bfloat16:
+        return f"its weights are {str(model.dtype).removeprefix('torch.')}, and the kernels take bfloat16"
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    return None
+
+
+def has_fp8_units() -> bool:
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() >= FP8_CAPABILITY

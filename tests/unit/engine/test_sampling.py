@@ -1,0 +1,109 @@
+"""What we generate is what transformers' own `generate` gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, MistralConfig, MistralForCausalLM
+
+from residency.engine.engine import Engine
+from residency.engine.sampling import Sampled, SamplingSettings, common_prefix
+from tests.conftest import tiny_llama
+
+SHARED = list(range(20, 40))
+SHAPE: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+                         "num_key_value_heads": 2, "vocab_size": 300, "max_position_embeddings": 512,
+                         "initializer_range": 0.1}  # fmt: skip
+
+
+def ragged(count: int, *, shared: Sequence[int] = (), seed: int = 0, longest: int = 25) -> list[list[int]]:
+    random = np.random.default_rng(seed)
+    return [[*shared, *random.integers(3, 300, random.integers(1, longest)).tolist()] for _ in range(count)]
+
+
+def by_transformers(
+    model: Any, prompts: list[list[int]], new_tokens: int, stop_ids: tuple[int, ...] = ()
+) -> list[list[int]]:
+    """One prompt at a time, so that nothing is padded; without the stop token."""
+    answers = []
+    for prompt in prompts:
+        ids = torch.tensor([prompt])
+        out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, do_sample=False,
+                             eos_token_id=list(stop_ids) or None, pad_token_id=0)  # fmt: skip
+        new = out[0, len(prompt) :].tolist()
+        answers.append(new[:-1] if new[-1] in stop_ids else new)
+    return answers
+
+
+def greedy(model: Any, prompts: list[list[int]], new_tokens: int = 12, **settings: Any) -> list[Sampled]:
+    return Engine(model).sample(None, prompts, SamplingSettings(new_tokens, **settings))
+
+
+@pytest.mark.parametrize("shared", [(), SHARED], ids=["nothing shared", "shared start"])
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+def test_greedy_answers_equal_transformers(shared: Sequence[int], batch_size: int) -> None:
+    prompts = ragged(7, shared=shared)
+    ours = greedy(tiny_llama(), prompts, batch_size=batch_size)
+    assert [one.token_ids for one in ours] == by_transformers(tiny_llama(), prompts, 12)
+    assert not any(one.finished for one in ours)
+
+
+@pytest.mark.parametrize("shared", [(), SHARED], ids=["nothing shared", "shared start"])
+@pytest.mark.parametrize("family", ["mistral", "gemma3"])
+def test_so_do_those_of_models_that_look_back_a_window_only(shared: Sequence[int], family: str) -> None:
+    def make() -> Any:
+        torch.manual_seed(0)
+        if family == "mistral":
+            return MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=8)).eval()
+        types = ["sliding_attention", "full_attention"]
+        return Gemma3ForCausalLM(Gemma3TextConfig(**SHAPE, head_dim=16, sliding_window=8, layer_types=types)).eval()
+
+    prompts = ragged(7, shared=shared)
+    assert [one.token_ids for one in greedy(make(), prompts)] == by_transformers(make(), prompts, 12)
+
+
+def test_a_stop_token_ends_an_answer_and_is_not_part_of_it() -> None:
+    prompts = ragged(6, shared=SHARED)
+    free = greedy(tiny_llama(), prompts, 20)
+    stop_ids = (free[0].token_ids[4], free[3].token_ids[7])
+    ours = greedy(tiny_llama(), prompts, 20, stop_ids=stop_ids)
+    assert [one.token_ids for one in ours] == by_transformers(tiny_llama(), prompts, 20, stop_ids)
+    assert ours[0].finished
+    assert [one.finished for one in ours] == [len(one.token_ids) < 20 for one in ours]
+
+
+def test_equal_prompts_and_one_prompt_work_too() -> None:
+    [alone] = greedy(tiny_llama(), [SHARED])
+    assert greedy(tiny_llama(), [SHARED] * 3) == [alone] * 3
+    assert greedy(tiny_llama(), []) == []
+
+
+def test_a_temperature_draws_and_the_seed_decides() -> None:
+    prompts = ragged(4)
+    one, same, other = (greedy(tiny_llama(), prompts, temperature=1.0, seed=seed) for seed in (1, 1, 2))
+    assert one == same
+    assert one != other
+
+
+def test_top_p_keeps_the_fewest_tokens_that_reach_it() -> None:
+    prompts = ragged(4)
+    assert greedy(tiny_llama(), prompts, temperature=1.0, top_p=1e-6) == greedy(tiny_llama(), prompts)
+    logits = tiny_llama()(torch.tensor([prompts[0]])).logits[0, -1]
+    probabilities, order = logits.softmax(0).sort(descending=True)
+    kept = set(order[: int((probabilities.cumsum(0) < 0.3).sum()) + 1].tolist())
+    engine = Engine(tiny_llama())
+    settings = SamplingSettings(1, temperature=1.0, top_p=0.3, seed=1, batch_size=64)
+    first = {one.token_ids[0] for one in engine.sample(None, prompts[:1] * 64, settings)}
+    assert first <= kept
+    assert len(first) > 1
+
+
+def test_the_common_prefix_leaves_a_token_of_each_prompt() -> None:
+    assert common_prefix([[1, 2, 3], [1, 2, 4, 5]]) == 2
+    assert common_prefix([[1, 2, 3], [1, 2, 3]]) == 2
+    assert common_prefix([[1, 2], [1, 2, 3]]) == 1
+    assert common_prefix([[1], [2]]) == 0

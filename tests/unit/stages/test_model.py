@@ -1,0 +1,43 @@
+"""The run file's speed section arrives in the engine, and what became of it is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from residency.config.load import parse_run
+from residency.config.resolve import Facts, resolve
+from residency.engine.adapters import ADAPTER, peft_config
+from residency.records import RunFolder
+from residency.stages.model import new_engine, say_speed
+from tests.conftest import tiny_llama
+
+FACTS = Facts(
+    hidden_size=64, parameters=100_000, context_length=512, num_rows=100, longest_row=40, longest_answer=20,
+    format="chat", json_references=True, has_eval=True, device="cpu", memory_bytes=2_000_000_000,
+    fixed_bytes=1_000_000, bytes_per_token=10_000, cpu_cores=1, busy_cores=0.0, bf16_faster=False, bf16_reason="so.",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("speed", "level", "said"),
+    [
+        ({}, "info", "fused off (transformers' passes serve a CPU as well), fp8 off (not asked for)"),
+        ({"fused": False}, "info", "fused off (switched off)"),
+        ({"fp8": True}, "warning", "fp8 off (needs the fused passes)"),
+    ],
+)
+def test_a_speed_up_that_is_not_used_says_why(speed: dict[str, bool], level: str, said: str, tmp_path: Path) -> None:
+    sections: dict[str, Any] = {"model": {"id": "m"}, "data": {"train": "t.jsonl"}, "speed": speed}
+    resolved, _ = resolve(parse_run(sections), FACTS)
+    run = RunFolder(tmp_path)
+    model = tiny_llama()
+    model.name_or_path = "tiny"
+    engine = new_engine(model, resolved, None, run)
+    engine.add_adapter(ADAPTER, peft_config(resolved.adapter, "tiny"))
+    say_speed(engine, resolved, run)
+    [event] = run.events()
+    assert (event.kind, event.level) == ("speed", level)
+    assert said in event.message
