@@ -6,14 +6,18 @@
     sample(adapter | None, prompts)     generates
     save / restore(adapter, folder)
 
+and for retention: `distributions` and `divergences` measure how far an adapter has moved from the base, `pull` adds the
+gradient that draws it back, and `scale` moves it between the two.
+
 `None` is the base model. Several adapters given at once share each pass over the frozen base.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,7 @@ from transformers import PreTrainedModel
 from residency.data.messages import Rendered
 from residency.engine import attention, lora, state
 from residency.engine.batch import Pack, Segment, collate, needed_length, plan_packs
+from residency.engine.divergence import Distributions, Remembered, divergence, join, top_k
 from residency.engine.loss import linear_cross_entropy, logits_cross_entropy
 from residency.engine.memory import is_out_of_memory, release_memory
 from residency.engine.optim import StepSettings, adamw, step_sizes
@@ -99,7 +104,8 @@ class Engine:
         self._trained: dict[str, _Trained] = {}
         self._routing = lora.Routing()
         self._shared_passes = False
-        self._since_step: list[dict[str, Sequence[Rendered]]] = []
+        self._since_step: list[Callable[[], dict[str, Loss]]] = []
+        self._longest = 0
         self._head = _plain_head(model)
 
     # ---- adapters
@@ -140,8 +146,7 @@ class Engine:
         groups = [dict(batches)] if self._shared_passes else [{name: rows} for name, rows in batches.items()]
         losses: dict[str, Loss] = {}
         for group in groups:
-            self._since_step.append(group)
-            losses |= self._add_gradients(group)
+            losses |= self._add_gradients(partial(self._run, group), group.values())
         return losses
 
     def step(self, settings: Mapping[str, StepSettings]) -> dict[str, float]:
@@ -149,6 +154,7 @@ class Engine:
         it is not finite, that adapter's weights stay as they are."""
         norms = {name: self._step(self._trained[name], one) for name, one in settings.items()}
         self._since_step.clear()
+        self._longest = 0
         return norms
 
     def logprobs(self, adapter: str | None, rows: Sequence[Rendered]) -> list[Scores]:
@@ -163,6 +169,49 @@ class Engine:
                     mine = owners == position
                     scores[row] = Scores(-losses_np[mine], correct_np[mine])
         return [one for one in scores if one is not None]
+
+    def distributions(self, adapter: str | None, rows: Sequence[Rendered]) -> list[Distributions]:
+        """What the model expects at each of a row's trained tokens: its likeliest tokens and the rest's mass."""
+        found: list[Distributions | None] = [None] * len(rows)
+        with torch.no_grad(), self._active(adapter):
+            for pack in self._packs({adapter: rows}):
+                everywhere = top_k(*self._outputs(pack))
+                for position, row in enumerate(pack.rows):
+                    found[row] = everywhere.part((pack.row_of_target == position).cpu().numpy())
+        return [one for one in found if one is not None]
+
+    def divergences(self, adapter: str | None, rows: Sequence[Remembered]) -> list[NDArray[np.float32]]:
+        """KL(remembered || adapter) in nats at each of a row's trained tokens, shape (trained,), without gradients."""
+        found: list[NDArray[np.float32] | None] = [None] * len(rows)
+        with torch.no_grad(), self._active(adapter):
+            for pack in self._packs({adapter: [one.row for one in rows]}):
+                _, each = divergence(*self._outputs(pack), join([rows[i].base for i in pack.rows]))
+                for position, row in enumerate(pack.rows):
+                    found[row] = each[pack.row_of_target == position].cpu().numpy()
+        return [one for one in found if one is not None]
+
+    def pull(self, name: str, rows: Sequence[Remembered], weight: float) -> float:
+        """Adds the gradient of `weight` times the mean divergence from what is remembered, beside the mean loss of what
+        `forward_backward` has added since the last step: call it last. Returns the mean divergence in nats per token.
+
+        Raises ResourceError as `forward_backward` does.
+        """
+        rendered = [one.row for one in rows]
+        return self._add_gradients(partial(self._run_pull, name, rows, weight), [rendered])[name].mean
+
+    def scale(
+        self, name: str, share: float, trained: Mapping[str, torch.Tensor], base: Mapping[str, torch.Tensor]
+    ) -> None:
+        """Sets what `trained` names to base + share * (trained - base), where a parameter not in `base` is 0."""
+        with torch.no_grad():
+            for key, value in trained.items():
+                parameter = self._trained[name].parameters[key]
+                start = base[key].to(parameter) if key in base else torch.zeros_like(parameter)
+                parameter.copy_(torch.lerp(start, value.to(parameter), share))
+
+    def parameters(self, name: str) -> Mapping[str, nn.Parameter]:
+        """What is trained under that name, by the parameters' full names."""
+        return self._trained[name].parameters
 
     def sample(
         self, adapter: str | None, prompts: Sequence[Sequence[int]], settings: SamplingSettings
@@ -192,12 +241,14 @@ class Engine:
 
     # ---- inside
 
-    def _add_gradients(self, group: Mapping[str, Sequence[Rendered]]) -> dict[str, Loss]:
+    def _add_gradients(self, run: Callable[[], dict[str, Loss]], rows: Iterable[Sequence[Rendered]]) -> dict[str, Loss]:
         """Where memory runs out, halves the micro-batch and repeats all that was added since the last step."""
-        todo = [group]
+        self._since_step.append(run)
+        self._longest = max([self._longest, *(needed_length(row) for part in rows for row in part)])
+        todo = [run]
         while True:
             try:
-                return [self._run(one) for one in todo][-1]
+                return [one() for one in todo][-1]
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -221,6 +272,16 @@ class Engine:
         for name, total in totals.items():
             self._trained[name].tokens += total.tokens
         return totals
+
+    def _run_pull(self, name: str, rows: Sequence[Remembered], weight: float) -> dict[str, Loss]:
+        tokens = sum(len(one.base) for one in rows)
+        total, task_tokens = 0.0, max(1, self._trained[name].tokens)
+        with self._active(name):
+            for pack in self._packs({name: [one.row for one in rows]}):
+                loss, each = divergence(*self._outputs(pack), join([rows[i].base for i in pack.rows]))
+                (loss * (weight * task_tokens / tokens)).backward()  # type: ignore[no-untyped-call]
+                total += float(each.sum())
+        return {name: Loss(total, tokens, 0)}
 
     def _step(self, trained: _Trained, settings: StepSettings) -> float:
         gradients = [p.grad for p in trained.parameters.values() if p.grad is not None]
@@ -250,15 +311,22 @@ class Engine:
             yield collate(groups, self.device, share_prefix=self.share_prefix)
 
     def _losses(self, pack: Pack) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        outputs, head = self._outputs(pack)
+        with self._autocast():
+            if head is None:
+                return logits_cross_entropy(outputs, pack.targets)
+            return linear_cross_entropy(outputs, head, pack.targets)
+
+    def _outputs(self, pack: Pack) -> tuple[torch.Tensor, nn.Linear | None]:
+        """At the predictors of a pass, the hidden states and the head; or the logits, where there is no plain head."""
         attention.install(self._base, packed=True)
         self._routing.segments = pack.segments
         passed = {"input_ids": pack.input_ids, "position_ids": pack.position_ids, "documents": pack.documents}
         with self._autocast():
             if self._head is None:
-                logits = self._base(**passed, use_cache=False, logits_to_keep=pack.predictors).logits[0]
-                return logits_cross_entropy(logits, pack.targets)
+                return self._base(**passed, use_cache=False, logits_to_keep=pack.predictors).logits[0], None
             hidden = self._base.base_model(**passed, use_cache=False).last_hidden_state[0]
-            return linear_cross_entropy(hidden[pack.predictors], self._head, pack.targets)
+            return hidden[pack.predictors], self._head
 
     @contextmanager
     def _active(self, *names: str | None) -> Iterator[None]:
@@ -286,7 +354,7 @@ class Engine:
 
     def _shrink_micro_batch(self) -> None:
         release_memory()
-        longest = max(needed_length(row) for group in self._since_step for rows in group.values() for row in rows)
+        longest = self._longest
         if self.micro_batch_tokens <= longest or not self.packing:
             raise ResourceError(
                 f"memory ran out on a single row of {longest} tokens",

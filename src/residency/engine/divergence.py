@@ -1,0 +1,140 @@
+"""How far a model has moved from what the base expected: forward KL, from the base's stored likeliest tokens.
+
+Of each base distribution p the TOP_K likeliest tokens are kept, and the mass of all others as one bucket, so that what
+moves out there counts too. With q the model's distribution, K those tokens and P, Q the masses outside:
+
+    KL = sum over K of p (log p - log q) + P (log P - log Q)
+    d KL / d logit = q - p inside K, and q (1 - P / Q) outside
+
+so the gradient needs no graph through the logits, and is formed chunk by chunk as in `loss.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+from residency.data.messages import Rendered
+from residency.engine.loss import CHUNK_ROWS
+
+TOP_K = 64
+SMALLEST = 1e-12
+"""A tail of less mass counts as this much, so that its logarithm is finite."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Distributions:
+    """What a model expected at each of some tokens."""
+
+    token_ids: NDArray[np.int32]
+    """Shape (tokens, TOP_K): the likeliest first."""
+    logprobs: NDArray[np.float32]
+    """Shape (tokens, TOP_K), in nats."""
+    log_tail: NDArray[np.float32]
+    """Shape (tokens,): log of the mass of all other tokens."""
+
+    def __len__(self) -> int:
+        return len(self.log_tail)
+
+    def part(self, which: Any) -> Distributions:
+        return Distributions(self.token_ids[which], self.logprobs[which], self.log_tail[which])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Remembered:
+    """A row, and what the base expected at each of its trained tokens."""
+
+    row: Rendered
+    base: Distributions
+
+
+def join(parts: Sequence[Distributions]) -> Distributions:
+    return Distributions(
+        np.concatenate([part.token_ids for part in parts]),
+        np.concatenate([part.logprobs for part in parts]),
+        np.concatenate([part.log_tail for part in parts]),
+    )
+
+
+@torch.no_grad()
+def top_k(outputs: torch.Tensor, head: nn.Linear | None) -> Distributions:
+    """outputs (tokens, width) with a head, or logits (tokens, vocabulary) without."""
+    ids, logprobs, tails = [], [], []
+    for start in range(0, len(outputs), CHUNK_ROWS):
+        logits = _logits(outputs[start : start + CHUNK_ROWS], head)
+        scores = logits.sub_(logits.logsumexp(dim=1, keepdim=True))
+        kept, chosen = scores.topk(min(TOP_K, scores.shape[1]), dim=1)
+        tail = scores.exp_().scatter_(1, chosen, 0.0).sum(dim=1)
+        ids.append(chosen.int().cpu().numpy())
+        logprobs.append(kept.cpu().numpy())
+        tails.append(tail.clamp(min=SMALLEST).log().cpu().numpy())
+    return Distributions(np.concatenate(ids), np.concatenate(logprobs), np.concatenate(tails))
+
+
+def divergence(outputs: torch.Tensor, head: nn.Linear | None, base: Distributions) -> tuple[torch.Tensor, torch.Tensor]:
+    """outputs as in `top_k`. Returns the summed KL(base || model) in nats (it carries the gradient), and without
+    gradient each token's, shape (tokens,)."""
+    device = outputs.device
+    ids = torch.from_numpy(base.token_ids).to(device, torch.long)
+    logprobs, log_tail = (torch.from_numpy(part).to(device, torch.float32) for part in (base.logprobs, base.log_tail))
+    weight = None if head is None else head.weight
+    return _Divergence.apply(outputs, weight, ids, logprobs, log_tail)  # type: ignore[no-any-return,no-untyped-call]
+
+
+class _Divergence(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        outputs: torch.Tensor,
+        weight: torch.Tensor | None,
+        ids: torch.Tensor,
+        logprobs: torch.Tensor,
+        log_tail: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        wants_outputs, wants_weight = ctx.needs_input_grad[:2]
+        each = torch.empty(len(outputs), device=outputs.device, dtype=torch.float32)
+        grad_outputs = torch.empty_like(outputs) if wants_outputs else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight and weight is not None else None
+        for start in range(0, len(outputs), CHUNK_ROWS):
+            rows = slice(start, start + CHUNK_ROWS)
+            scores = (outputs[rows] if weight is None else outputs[rows] @ weight.to(outputs.dtype).T).float()
+            scores = scores - scores.logsumexp(dim=1, keepdim=True)
+            p, kept = logprobs[rows].exp(), scores.gather(1, ids[rows])
+            q = scores.exp_()
+            outside = q.scatter(1, ids[rows], 0.0).sum(dim=1).clamp(min=SMALLEST)
+            tail = log_tail[rows].exp()
+            each[rows] = (p * (logprobs[rows] - kept)).sum(dim=1) + tail * (log_tail[rows] - outside.log())
+            if grad_outputs is None and grad_weight is None:
+                continue
+            inside = q.gather(1, ids[rows]) - p
+            error = q.mul_((1 - tail / outside)[:, None]).scatter_(1, ids[rows], inside).to(outputs.dtype)
+            if grad_outputs is not None:
+                grad_outputs[rows] = error if weight is None else error @ weight.to(error.dtype)
+            if grad_weight is not None:
+                grad_weight += error.T @ outputs[rows]
+        ctx.save_for_backward(grad_outputs, grad_weight)
+        ctx.weight_dtype = None if weight is None else weight.dtype
+        ctx.mark_non_differentiable(each)
+        return each.sum(), each
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
+        grad_outputs, grad_weight = ctx.saved_tensors
+        if grad_outputs is not None:
+            grad_outputs = grad_outputs * grad.to(grad_outputs.dtype)
+        if grad_weight is not None:
+            grad_weight = (grad_weight * grad).to(ctx.weight_dtype)
+        return grad_outputs, grad_weight, None, None, None
+
+
+def _logits(outputs: torch.Tensor, head: nn.Linear | None) -> torch.Tensor:
+    logits = outputs if head is None else outputs @ head.weight.to(outputs.dtype).T
+    return logits.float().clone() if head is None else logits.float()
