@@ -37,6 +37,7 @@ from residency.engine.memory import is_out_of_memory, release_memory
 from residency.engine.optim import StepSettings, adamw, step_sizes
 from residency.engine.sampling import Sampled, SamplingSettings, collect, stream
 from residency.errors import ResourceError
+from residency.models.fingerprint import fingerprint
 
 FULL = "model"
 """The name under which full fine-tuning trains the model's own weights."""
@@ -208,6 +209,11 @@ class Engine:
                 parameter = self._trained[name].parameters[key]
                 start = base[key].to(parameter) if key in base else torch.zeros_like(parameter)
                 parameter.copy_(torch.lerp(start, value.to(parameter), share))
+
+    def base_fingerprint(self) -> str:
+        """Which base this is; under full fine-tuning, before anything is trained."""
+        adapters = [one.parameters.values() for name, one in self._trained.items() if name != FULL]
+        return fingerprint(self._base, without=[p for parameters in adapters for p in parameters])
 
     def parameters(self, name: str) -> Mapping[str, nn.Parameter]:
         """What is trained under that name, by the parameters' full names."""

@@ -9,8 +9,21 @@ from typing import Any
 
 from residency.errors import RunError
 from residency.evals.compare import compare
+from residency.evals.fit import Fit, judge_fit
 from residency.evals.wording import percent, points, probability, score, signed
-from residency.records import Answer, Comparison, EvalResult, Event, Metric, RunFolder, Summary
+from residency.evals.verdict import decide
+from residency.records import (
+    Answer,
+    Comparison,
+    EvalResult,
+    Event,
+    Metric,
+    RetentionResult,
+    RunFolder,
+    ScaleResult,
+    Summary,
+    Verdict,
+)
 
 TUNED = "tuned"
 BASE = "base"
@@ -51,6 +64,11 @@ class Findings:
     warnings: list[str]
     events: list[Event]
     audit: str | None
+    retention: RetentionResult | None
+    scaled: ScaleResult | None
+    fit: Fit
+    verdict: Verdict | None
+    """None before there is a result."""
 
 
 def read_findings(run: RunFolder) -> Findings:
@@ -65,6 +83,9 @@ def read_findings(run: RunFolder) -> Findings:
     metrics = run.metrics()
     headline, support = _headline(comparisons) or _not_compared(status, results, metrics)
     audit = _json(run, "audit.json")
+    retention = run.read("retention.json", RetentionResult) if (run / "retention.json").exists() else None
+    scaled = run.read("scale.json", ScaleResult) if (run / "scale.json").exists() else None
+    fit = judge_fit(metrics)
     return Findings(
         name=run.path.resolve().name,
         status=status,
@@ -80,6 +101,10 @@ def read_findings(run: RunFolder) -> Findings:
         warnings=problems + _ungraded(results) + [event.message for event in events if event.level != "info"],
         events=events,
         audit=json.dumps(audit, indent=2, ensure_ascii=False) if audit else None,
+        retention=retention,
+        scaled=scaled,
+        fit=fit,
+        verdict=decide(strongest(comparisons), retention, scaled, fit.warning) if summary else None,
     )
 
 

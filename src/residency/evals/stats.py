@@ -29,6 +29,17 @@ def bootstrap_mean(values: Sequence[float], *, seed: int = 0) -> Interval:
     return _bootstrap(rows, np.ones(len(rows)), floor=0.0, seed=seed, resamples=10_000)
 
 
+def bootstrap_ratio(totals: Sequence[float], sizes: Sequence[float], *, seed: int = 0) -> Interval:
+    """`sum(totals) / sum(sizes)` over groups that are drawn together, such as the tokens of a prompt; `n` counts the
+    groups. Limits by the bootstrap; where nothing varies they are the value itself."""
+    groups, weights = np.asarray(totals, np.float64), np.asarray(sizes, np.float64)
+    value = float(groups.sum() / weights.sum())
+    if len(groups) < 2 or np.allclose(groups, value * weights, rtol=1e-9, atol=1e-12):
+        return Interval(value=value, low=value, high=value, n=len(groups))
+    low, high = _limits(groups, weights, seed, 10_000)
+    return Interval(value=value, low=low, high=high, n=len(groups))
+
+
 def paired_bootstrap(
     before: Sequence[float],
     after: Sequence[float],
@@ -68,13 +79,18 @@ def _bootstrap(
     if np.allclose(totals, value * sizes):
         low, high = max(value - 3 / groups, min(value, floor)), min(value + 3 / groups, max(value, 1.0))
         return Interval(value=value, low=low, high=high, n=n)
-    random = np.random.default_rng(seed)
+    low, high = _limits(totals, sizes, seed, resamples)
+    return Interval(value=value, low=low, high=high, n=n)
+
+
+def _limits(totals: NDArray[np.float64], sizes: NDArray[np.float64], seed: int, resamples: int) -> tuple[float, float]:
+    groups, random = len(totals), np.random.default_rng(seed)
     means = np.concatenate(
         [_means(totals, sizes, random, count) for count in _portions(resamples, CELLS_AT_ONCE // groups + 1)]
     )
     reach = math.sqrt(groups / (groups - 1)) * stats.t.ppf((1 + CONFIDENCE) / 2, groups - 1)
     low, high = np.quantile(means, [stats.norm.cdf(-reach), stats.norm.cdf(reach)])
-    return Interval(value=value, low=float(low), high=float(high), n=n)
+    return float(low), float(high)
 
 
 def _means(

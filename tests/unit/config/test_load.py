@@ -274,8 +274,10 @@ def test_the_keys_of_a_run_file_are_these() -> None:
         "train.schedule", "train.warmup_share", "train.weight_decay", "train.max_grad_norm", "train.seed",
         "train.eval_every_steps", "train.patience", "train.save_every_steps", "train.save_every_minutes",
         "train.keep_checkpoints",
+        "retention.budget", "retention.replay", "retention.stop", "retention.scale", "retention.anchors",
+        "retention.must_keep", "retention.general_text",
         "eval.graders", "eval.few_shot", "eval.more_tests", "eval.max_new_tokens", "eval.batch_size",
-        "speed.precision", "speed.packing", "speed.threads",
+        "speed.precision", "speed.packing", "speed.share_prefix", "speed.threads",
     ]  # fmt: skip
 
 
