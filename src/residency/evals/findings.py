@@ -192,7 +192,7 @@ def _verdict(found: Comparison) -> str:
 
 def _not_compared(status: str, results: list[EvalResult], metrics: list[Metric]) -> tuple[str, str]:
     """What can be said of a run without a before and after."""
-    steps = metrics[-1].step if metrics else 0
+    steps = max((metric.step for metric in metrics), default=0)
     headlines = {
         "failed": f"This run failed after {steps} training steps." if steps else "This run failed.",
         "unfinished": f"{steps} training steps so far." if steps else "Nothing has been trained yet.",
