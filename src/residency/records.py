@@ -180,6 +180,24 @@ class ScaleResult(Record):
     seconds: float
 
 
+class PairedComparison(Record):
+    comparison: Comparison
+    """`before` is A, `after` is B; its gain is drawn by clusters of rows that ask the same."""
+    p_holm: float | None
+    """The p-value adjusted for all comparisons of the result (Holm)."""
+    not_worse: bool
+    """Whether B is not worse than A by more than `margin`, with one-sided 95 % confidence."""
+    margin: float
+
+
+class PairedResult(Record):
+    a: str
+    b: str
+    comparisons: list[PairedComparison]
+    forgetting: Interval | None
+    """How much further B is from its base than A, in nats per token on the same anchors; null where not measured."""
+
+
 class Verdict(Record):
     decision: Literal["ship", "ship_scaled", "do_not_ship", "undecided"]
     passed: bool

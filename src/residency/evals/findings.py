@@ -10,8 +10,8 @@ from typing import Any
 from residency.errors import RunError
 from residency.evals.compare import compare
 from residency.evals.fit import Fit, judge_fit
-from residency.evals.wording import percent, points, probability, score, signed
 from residency.evals.verdict import decide
+from residency.evals.wording import percent, points, probability, score, signed
 from residency.records import (
     Answer,
     Comparison,
@@ -104,7 +104,9 @@ def read_findings(run: RunFolder) -> Findings:
         retention=retention,
         scaled=scaled,
         fit=fit,
-        verdict=decide(strongest(comparisons), retention, scaled, fit.warning) if summary else None,
+        verdict=decide(strongest(comparisons), retention, scaled, overfit=fit.warning, barely=bool(fit.barely))
+        if summary
+        else None,
     )
 
 

@@ -15,15 +15,23 @@ SETS = {"anchors": "on general prompts", "must_keep": "on the prompts that must 
 
 
 def decide(
-    gain: Comparison | None, retention: RetentionResult | None, scaled: ScaleResult | None, overfit: str | None = None
+    gain: Comparison | None,
+    retention: RetentionResult | None,
+    scaled: ScaleResult | None,
+    *,
+    overfit: str | None = None,
+    barely: bool = False,
 ) -> Verdict:
     """From the deciding comparison (None: nothing was tested), forgetting (None: not measured), and the scales tried.
 
-    A model ships where its gain's interval lies above zero and forgetting is inside the budget.
+    A model ships where its gain's interval lies above zero and forgetting is inside the budget. `overfit` is a reason to
+    add; `barely` says that training ended while the loss was still falling.
     """
     gained, gain_reason = judge_gain(gain)
     kept, retention_reasons = judge_retention(retention)
     reasons = [gain_reason, *retention_reasons, *([overfit] if overfit else [])]
+    if barely and gain is not None and not gained:
+        reasons.append("it is barely adapted: the training loss was still falling at the end, so train longer")
     if gain is None or (gained and kept is None):
         return verdict("undecided", "Undecided", reasons)
     if gained and kept:

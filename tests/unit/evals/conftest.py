@@ -137,8 +137,8 @@ def write_retention(run: RunFolder) -> None:
     for step in range(0, 189, 20):
         value = 0.21 * (1 - math.exp(-step / 60))
         limits = {"low": 0.8 * value, "high": 1.25 * value}
-        run.append("metrics.jsonl", Metric(step=step, epoch=step / 188, split="anchors", loss=value, tokens=1000, seconds=0,
-                                           **limits))  # fmt: skip
+        run.append("metrics.jsonl", Metric(step=step, epoch=step / 188, split="anchors", loss=value, tokens=1000,
+                                           seconds=0, **limits))  # fmt: skip
     prompt = PromptDivergence(set="anchors", prompt="What is a prime number?", tokens=64, divergence=0.2)
     run.write("retention.json", RetentionResult(
         divergences={"anchors": about(0.203), "task": about(1.9, 32), "must_keep": about(0.11, 5)}, prompts=[prompt],

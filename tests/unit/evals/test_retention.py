@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from peft import LoraConfig
-from tests.conftest import tiny_llama
-from tests.e2e.tiny import make_tokenizer
 
 from residency.data.render import Renderer, renderer_for
 from residency.engine.engine import Engine
@@ -16,6 +14,8 @@ from residency.engine.optim import StepSettings
 from residency.evals import retention
 from residency.evals.retention import divergence_of, general_prompts, prompt_tokens, remember, without_overlap
 from residency.evals.scale import delta_of, sweep
+from tests.conftest import tiny_llama
+from tests.e2e.tiny import make_tokenizer
 
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
 PROMPTS = ["red", "green or blue?", "tell me of the sky", "grass"]
@@ -64,8 +64,9 @@ def test_what_is_remembered_is_cached_and_the_same_to_the_bit(
         np.testing.assert_array_equal(one.base.token_ids, two.base.token_ids)
 
 
-def test_another_base_or_other_prompts_are_not_taken_from_the_cache(renderer: Renderer, tmp_path: Path,
-                                                                     monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_another_base_or_other_prompts_are_asked_anew(
+    renderer: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RESIDENCY_CACHE", str(tmp_path))
     remember(engine(renderer), renderer, asked(renderer), seed=0)
     remember(engine(renderer, seed=1), renderer, asked(renderer), seed=0)

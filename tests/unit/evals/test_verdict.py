@@ -57,4 +57,11 @@ def test_the_verdict_follows_from_gain_and_forgetting(found: Verdict, decision: 
 
 
 def test_overfitting_is_among_the_reasons() -> None:
-    assert decide(GAINED, forgot(0.02), None, "it was trained too long").reasons[-1] == "it was trained too long"
+    assert (
+        decide(GAINED, forgot(0.02), None, overfit="it was trained too long").reasons[-1] == "it was trained too long"
+    )
+
+
+def test_a_run_that_was_too_short_says_so() -> None:
+    assert "barely adapted" in decide(NOT_GAINED, forgot(0.02), None, barely=True).sentence
+    assert "barely adapted" not in decide(GAINED, forgot(0.02), None, barely=True).sentence
