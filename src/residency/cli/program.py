@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from residency import progress
-from residency.cli import chat, check, estimate, evaluate, export, models, report, runs, train
+from residency.cli import chat, check, compare, estimate, evaluate, export, models, report, runs, train
 from residency.cli.output import print_answer, print_error, print_line
 from residency.errors import ResidencyError
 
@@ -40,6 +40,7 @@ app = typer.Typer(
 )
 train.add_to(app)
 evaluate.add_to(app)
+compare.add_to(app)
 chat.add_to(app)
 check.add_to(app)
 estimate.add_to(app)
