@@ -82,6 +82,9 @@ def remember_base(session: Session, prepared: Prepared) -> Memory | None:
     replay = asked_texts(replayed)
     text = read_text(session, settings.general_text) if settings.general_text else []
     losses = retention.losses_of(session.engine, None, text) if text else np.zeros(0)
+    asked_for = sum(map(len, sets.values())) + len(replay)
+    session.run.say("remembered", f"the base's answers to {asked_for} prompts are kept in the cache",
+                    prompts=asked_for)  # fmt: skip
     if left_out:
         session.run.say("anchors_left_out", f"{len(left_out)} general prompts share words with the task and are no "
                         f"anchors; the first: {left_out[0]}", prompts=left_out)  # fmt: skip
