@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,17 @@ import torch
 from peft import LoraConfig
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from residency.config.model import Model
 from residency.data.messages import Rendered
 from residency.engine.batch import needed_length
 from residency.engine.engine import Engine
 from residency.engine.fast_batch import passes
+from residency.engine.fp8 import Fp8Weight
 from residency.engine.fused import FusedDecoder, Pass
 from residency.engine.optim import StepSettings
 from residency.engine.sampling import SamplingSettings
 from residency.engine.speed import Speed
+from residency.models.load import load_model
 from tests.conftest import random_rows, tiny_llama
 from tests.numerics.test_sft_equals_plain import LORA, NAMES, assert_same, plain_gradients
 
@@ -194,6 +198,34 @@ def test_fp8_stays_near(tmp_path: Path) -> None:
     assert loss == pytest.approx(expected, rel=1e-2)
     for name, gradient in plain.items():
         assert torch.cosine_similarity(gradients[name].flatten(), gradient.flatten(), dim=0) > 0.95, name
+
+
+def test_a_base_in_nf4_gives_the_gradients_of_its_plain_passes(tmp_path: Path) -> None:
+    tiny_llama(hidden_size=128, intermediate_size=256).save_pretrained(tmp_path)
+    rows, results = random_rows(6), []
+    for speed in (FUSED, Speed(fused=False)):
+        model = load_model(Model(id=str(tmp_path)), dtype=torch.float32, device=torch.device("cpu"), quantize=True)
+        engine = Engine(model, speed=speed)
+        engine.add_adapter("one", deepcopy(LORA), seed=1)
+        assert engine.speed.fused is speed.fused
+        loss = engine.forward_backward({"one": rows})["one"]
+        engine.step({"one": StepSettings(1e-2)})
+        results.append((loss.mean, engine.logprobs("one", rows)))
+    (fused_loss, fused_scores), (plain_loss, plain_scores) = results
+    assert fused_loss == pytest.approx(plain_loss, rel=1e-5)
+    for one, other in zip(fused_scores, plain_scores, strict=True):
+        np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-4)
+
+
+def test_an_fp8_base_is_stored_once() -> None:
+    """The linears keep views of it, and the turned copy for the backward product is one for all weights."""
+    engine = fused_engine(Speed(fused=True, fp8=True))
+    assert engine._fast is not None
+    for product in engine._fast.decoder.products:
+        assert isinstance(product.weight, Fp8Weight)
+        stored = product.weight.rows.untyped_storage().data_ptr()
+        assert {one.weight.untyped_storage().data_ptr() for one in product.linears} == {stored}
+    assert len({id(one.weight.workspace) for one in engine._fast.decoder.products}) == 1  # type: ignore[union-attr]
 
 
 def test_on_a_cpu_the_plain_passes_are_chosen_and_each_reason_given() -> None:

@@ -31,6 +31,14 @@ def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (x.float() / scale).to(torch.float8_e4m3fn), scale
 
 
+def turn(matrix: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """Writes the transpose of an e4m3 matrix (rows, columns) into `out` (columns, rows), and returns it."""
+    if kernels := _triton(matrix):
+        kernels.turn(matrix, out)
+        return out
+    return out.copy_(matrix.T)
+
+
 def _quantized(x: torch.Tensor, wanted: bool) -> tuple[torch.Tensor, torch.Tensor]:
     return quantize_rows(x) if wanted else (x.new_empty(0, 0), x.new_empty(0, 1))
 

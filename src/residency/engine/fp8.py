@@ -12,38 +12,37 @@ from typing import Any
 import torch
 from torch import nn
 
-from residency.engine.elementwise import E4M3_MAX, quantize_rows
+from residency.engine.elementwise import E4M3_MAX, quantize_rows, turn
+from residency.engine.frozen import Workspace, side_by_side
 
 
-@dataclass(slots=True)
 class Fp8Weight:
-    rows: torch.Tensor
-    """Shape (out, in), e4m3: what the forward product reads."""
-    columns: torch.Tensor
-    """Shape (in, out), e4m3: the same numbers turned, since Hopper multiplies only rows by rows."""
-    scale: torch.Tensor
-    """Shape (1, 1), fp32."""
-    like: torch.Tensor
-    """Empty; in the dtype of the results."""
+    """Takes the place of the linears' own weights, which are dropped: they multiply by this one from now on."""
 
-    @classmethod
-    def of(cls, weight: torch.Tensor, linears: list[nn.Linear]) -> Fp8Weight:
-        """Takes the place of the linears' own weights, which are dropped: they multiply by this one from now on."""
-        scale = (weight.abs().amax().float() / E4M3_MAX).clamp(min=1e-12).view(1, 1)
-        rows = (weight.float() / scale).to(torch.float8_e4m3fn)
-        made = cls(rows, rows.T.contiguous(), scale, weight.new_empty(0))
-        for one, part in zip(linears, torch.split(rows, [one.out_features for one in linears]), strict=True):
+    def __init__(self, linears: list[nn.Linear], workspace: Workspace) -> None:
+        weight = side_by_side(linears)
+        self.shape = weight.shape
+        self.like = weight.new_empty(0)
+        """In the dtype of the results."""
+        self.scale = (weight.abs().amax().float() / E4M3_MAX).clamp(min=1e-12).view(1, 1)
+        """Shape (1, 1), fp32."""
+        self.rows = (weight.float() / self.scale).to(torch.float8_e4m3fn)
+        """Shape (out, in): the one copy that is stored."""
+        self.workspace = workspace
+        workspace.fit(self.rows.nbytes, weight.device)
+        for one, part in zip(linears, torch.split(self.rows, [one.out_features for one in linears]), strict=True):
             one.weight = nn.Parameter(part, requires_grad=False)
-            one.forward = _Dequantised(part, scale, one.bias)  # type: ignore[method-assign, assignment]
-        return made
+            one.forward = _Dequantised(part, self.scale, one.bias)  # type: ignore[method-assign, assignment]
 
     def forward(self, x: torch.Tensor, quantized: Any) -> torch.Tensor:
         rows, scales = quantized or quantize_rows(x)
         return _scaled_product(rows, scales, self.rows, self.scale, x.dtype)
 
     def backward(self, grad: torch.Tensor, quantized: Any) -> torch.Tensor:
+        """Hopper multiplies rows by rows in FP8 and nothing else, so the weight is turned first."""
         rows, scales = quantized or quantize_rows(grad)
-        return _scaled_product(rows, scales, self.columns, self.scale, grad.dtype)
+        columns = turn(self.rows, self.workspace.view(self.shape[1], self.shape[0], self.rows.dtype))
+        return _scaled_product(rows, scales, columns, self.scale, grad.dtype)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from torch import nn
 
 from residency.engine import elementwise as ew
 from residency.engine.document_kernel import Documents, attend, attend_backward
+from residency.engine.frozen import Workspace, is_nf4
 from residency.engine.products import Adapters, Product, Quantized, Slots
 
 CHUNK_ROWS = 2048
@@ -39,12 +40,12 @@ class Pass:
 
 
 class FusedLayer:
-    def __init__(self, layer: Any, *, fp8: bool) -> None:
+    def __init__(self, layer: Any, workspace: Workspace, *, fp8: bool) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        self.qkv = Product(_linears(attention, "q_proj", "k_proj", "v_proj"), fp8=fp8)
-        self.o = Product(_linears(attention, "o_proj"), fp8=fp8)
-        self.gate_up = Product(_linears(mlp, "gate_proj", "up_proj"), fp8=fp8)
-        self.down = Product(_linears(mlp, "down_proj"), fp8=fp8)
+        self.qkv = Product(_linears(attention, "q_proj", "k_proj", "v_proj"), workspace, fp8=fp8)
+        self.o = Product(_linears(attention, "o_proj"), workspace, fp8=fp8)
+        self.gate_up = Product(_linears(mlp, "gate_proj", "up_proj"), workspace, fp8=fp8)
+        self.down = Product(_linears(mlp, "down_proj"), workspace, fp8=fp8)
         self.norms = (layer.input_layernorm, layer.post_attention_layernorm)
         self.head_dim, self.scale, self.fp8 = attention.head_dim, attention.scaling, fp8
         self.heads = [linear.out_features // attention.head_dim for linear in self.qkv.linears]
@@ -125,7 +126,8 @@ class FusedDecoder:
     def __init__(self, model: Any, *, fp8: bool = False, again: frozenset[int] = frozenset()) -> None:
         self.embedding, self.rotary, self.norm = model.model.embed_tokens, model.model.rotary_emb, model.model.norm
         self.head: torch.Tensor = model.lm_head.weight.detach()
-        self.layers = [FusedLayer(layer, fp8=fp8) for layer in model.model.layers]
+        workspace = Workspace()
+        self.layers = [FusedLayer(layer, workspace, fp8=fp8) for layer in model.model.layers]
         self.products = [p for layer in self.layers for p in (layer.qkv, layer.o, layer.gate_up, layer.down)]
         self.again = again
         self.adapters = Adapters(self.products, [], {})
@@ -197,6 +199,11 @@ def _linears(module: Any, *names: str) -> list[nn.Linear]:
     return [getattr(getattr(module, name), "base_layer", getattr(module, name)) for name in names]
 
 
+def in_nf4(model: Any) -> bool:
+    """Of a model that is recognised: whether its linears are held in 4 bits."""
+    return is_nf4(_linears(model.model.layers[0].mlp, "down_proj")[0])
+
+
 def recognise(model: Any) -> str | None:
     """Why this model cannot train in fused passes; None if it can."""
     try:
@@ -208,8 +215,8 @@ def recognise(model: Any) -> str | None:
         return f"its layers are not Llama's ({missing})"
     if config.model_type not in ("llama", "mistral", "qwen2") or len(norms) != 2:
         return f"{config.model_type} is not among the models it was tested with"
-    if any(type(one) is not nn.Linear for one in linears):
-        return "its linears are quantised"
+    if not (all(type(one) is nn.Linear for one in linears) or all(map(is_nf4, linears))):
+        return "its linears are neither plain nor all in NF4"
     if layer.self_attn.head_dim % 8 or layer.self_attn.head_dim > LARGEST_HEAD:
         return f"the attention kernels take no heads of width {layer.self_attn.head_dim}"
     if getattr(config, "sliding_window", None) or config.hidden_act != "silu":

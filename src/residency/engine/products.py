@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from residency.engine.fp8 import Fp8Weight
+from residency.engine.frozen import Nf4Weight, Workspace, is_nf4, side_by_side
 
 
 class Slots(NamedTuple):
@@ -47,15 +48,18 @@ class Stack:
 class Product:
     """y = x W' + bias + (x A') B', for x (tokens, in)."""
 
-    def __init__(self, linears: list[nn.Linear], *, fp8: bool) -> None:
+    def __init__(self, linears: list[nn.Linear], workspace: Workspace, *, fp8: bool) -> None:
         self.linears = linears
-        weight = _side_by_side(linears)
-        self.out_features, self.in_features = weight.shape
+        self.weight: torch.Tensor | Fp8Weight | Nf4Weight
+        if is_nf4(linears[0]):
+            self.weight = Nf4Weight(linears, workspace)
+        elif fp8:
+            self.weight = Fp8Weight(linears, workspace)
+        else:
+            self.weight = side_by_side(linears)
+        self.out_features, self.in_features = self.weight.shape
         biases = [one.bias for one in linears]
         self.bias = None if biases[0] is None else torch.cat([bias.detach() for bias in biases])
-        self.weight: torch.Tensor | Fp8Weight = weight
-        if fp8:
-            self.weight = Fp8Weight.of(weight, linears)
         self.stack: Stack | None = None
 
     def a(self, slots: Slots) -> torch.Tensor | None:
@@ -79,11 +83,11 @@ class Product:
         if isinstance(self.weight, Fp8Weight):
             y = self.weight.forward(x, quantized)
             return y if self.bias is None else y.add_(self.bias)
-        return torch.nn.functional.linear(x, self.weight, self.bias)
+        return torch.nn.functional.linear(x, self._matrix(), self.bias)
 
     def base_backward(self, grad: torch.Tensor, quantized: Quantized | None = None) -> torch.Tensor:
         """grad W."""
-        return self.weight.backward(grad, quantized) if isinstance(self.weight, Fp8Weight) else grad @ self.weight
+        return self.weight.backward(grad, quantized) if isinstance(self.weight, Fp8Weight) else grad @ self._matrix()
 
     def inner(self, x: torch.Tensor, slots: Slots) -> torch.Tensor | None:
         """x A'."""
@@ -119,7 +123,7 @@ class Product:
             product = self.weight.forward(x, quantized)
             y = product if y is None else y.add_(product)
         else:
-            y = x @ self.weight.T if y is None else y.addmm_(x, self.weight.T)
+            y = x @ self._matrix().T if y is None else y.addmm_(x, self._matrix().T)
         return (y if self.bias is None else y.add_(self.bias)), inner
 
     def backward(
@@ -131,21 +135,16 @@ class Product:
             return self.base_backward(grad, quantized)
         if isinstance(self.weight, Fp8Weight):
             return _batched(grad_inner, a, onto=self.weight.backward(grad, quantized))
-        return _batched(grad_inner, a).addmm_(grad, self.weight)
+        return _batched(grad_inner, a).addmm_(grad, self._matrix())
+
+    def _matrix(self) -> torch.Tensor:
+        """The weight, shape (out, in), in the dtype of x."""
+        assert not isinstance(self.weight, Fp8Weight)
+        return self.weight.matrix() if isinstance(self.weight, Nf4Weight) else self.weight
 
     def backward_a(self, x: torch.Tensor, grad_inner: torch.Tensor | None, slots: Slots) -> None:
         if self.stack is not None and grad_inner is not None:
             _accumulate(self.stack.grad_a[slots.first : slots.first + slots.adapters], grad_inner, x)
-
-
-def _side_by_side(linears: list[nn.Linear]) -> torch.Tensor:
-    """The weights as one tensor; each linear keeps its own part of it, so nothing is stored twice."""
-    if len(linears) == 1:
-        return linears[0].weight.detach()
-    weight = torch.cat([one.weight.detach() for one in linears])
-    for one, part in zip(linears, torch.split(weight, [one.out_features for one in linears]), strict=True):
-        one.weight.data = part
-    return weight
 
 
 def _batched(

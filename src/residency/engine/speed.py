@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from residency.engine.fused import recognise
+from residency.engine.fused import in_nf4, recognise
 
 LARGEST_GRAPH_PARAMETERS = 3e9
 """Above this a pass keeps the card busy longer than its launches take."""
@@ -37,6 +37,7 @@ def choose(wanted: Speed, model: Any, *, plain_lora: bool, autocast: bool) -> tu
     objection = (
         "not asked for" if not wanted.fp8
         else "needs the fused passes" if not fused
+        else "the base is held in 4 bits" if in_nf4(model)
         else "this card has no FP8 units" if model.device.type == "cuda" and not has_fp8_units()
         else None
     )  # fmt: skip

@@ -26,6 +26,15 @@ def _store_scaled(quantized, scales, row, width, column, inside, values, amax):
 
 
 @triton.jit
+def _turn(matrix, out, rows, columns, TILE: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
+    column = tl.program_id(1).to(tl.int64) * TILE + tl.arange(0, TILE)
+    inside = (row < rows)[:, None] & (column < columns)[None, :]
+    tile = tl.load(matrix + row[:, None] * columns + column[None, :], inside, 0)
+    tl.store(out + column[:, None] * rows + row[None, :], tl.trans(tile), tl.trans(inside))
+
+
+@triton.jit
 def _rms_norm(x, weight, y, inverse, quantized, scales, width, epsilon, QUANTIZE: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
@@ -333,6 +342,13 @@ class CopyTable:
 
     def run(self) -> None:
         _copy_scaled[(len(self._kept), 8)](*self._columns, self._scales, BLOCK=1024, TO=self._to)
+
+
+def turn(matrix: torch.Tensor, out: torch.Tensor) -> None:
+    rows, columns = matrix.shape
+    tile = 128
+    grid = (triton.cdiv(rows, tile), triton.cdiv(columns, tile))
+    _turn[grid](matrix.view(torch.uint8), out.view(torch.uint8), rows, columns, TILE=tile, num_warps=8)
 
 
 def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
