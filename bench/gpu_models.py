@@ -26,6 +26,9 @@ SHAPES: dict[str, dict[str, Any]] = {
                        "rope_parameters": _ROPE | {"factor": 32.0}},
     "smollm2-135m": {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
                          "num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True},
+    "llama31-70b": {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64,
+                    "num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": False,
+                    "rope_parameters": _ROPE},
     "check": {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 4, "num_attention_heads": 16,
                   "num_key_value_heads": 4, "vocab_size": 32000, "tie_word_embeddings": False},
 }  # fmt: skip
@@ -43,6 +46,21 @@ def random_model(name: str, dtype: torch.dtype = torch.bfloat16, device: str = "
             return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
     finally:
         torch.set_default_dtype(before)
+
+
+def in_nf4(model: Any) -> None:
+    """Holds the linears of all layers in bitsandbytes' NF4, as loading for QLoRA does."""
+    import bitsandbytes as bnb
+
+    for layer in model.model.layers:
+        for part in (layer.self_attn, layer.mlp):
+            for name in [name for name, one in part.named_children() if type(one) is torch.nn.Linear]:
+                one = getattr(part, name)
+                held = bnb.nn.Linear4bit(one.in_features, one.out_features, bias=False, compute_dtype=one.weight.dtype,
+                                         compress_statistics=True, quant_type="nf4", device="meta")  # fmt: skip
+                held.weight = bnb.nn.Params4bit(one.weight.data, requires_grad=False, quant_type="nf4",
+                                                compress_statistics=True, module=held).cuda()  # fmt: skip
+                setattr(part, name, held)
 
 
 def engine_with_adapters(model: Any, count: int, speed: Speed, **settings: Any) -> tuple[Engine, list[str]]:

@@ -1,9 +1,11 @@
 """Times real training steps on this machine's GPU: gpu_sft.py OUT.jsonl ROW [ROW ...]
 
-A row is MODEL:MIX:PRECISION:RUNS, such as llama31-8b:A:bf16:1; MIX is A or B (passes of 8192 tokens), or `short`
-(8 documents of 128 tokens for each run). After more colons: tokens=16384 (a pass), again=2 (layers formed again),
-graphs=off, profile (adds the time by kernel). Every step is a forward and backward pass, clipping and AdamW, on new
-random tokens. Tokens are real ones: what fills a pass up never counts.
+A row is MODEL:MIX:PRECISION:RUNS, such as llama31-8b:A:bf16:1; MIX is A or B (passes of 8192 tokens), `short`
+(8 documents of 128 tokens for each run), or 4x512 (so many documents of so many tokens). PRECISION is bf16, fp8, or nf4
+(QLoRA). After more colons: tokens=16384 (a pass), again=2 (layers formed again), graphs=off, fused=off, full=1 (all
+weights are trained, by autocast), layers=8 (of the shape's), profile (adds the time by kernel). Every step is a forward
+and backward pass, clipping and AdamW, on new random tokens. Tokens are real ones:
+what fills a pass up never counts.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import gc
 import itertools
 import json
+import math
 import statistics
 import sys
 import time
@@ -22,10 +25,10 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from gpu_models import engine_with_adapters, mix_a, mix_b, random_model
+from gpu_models import engine_with_adapters, in_nf4, mix_a, mix_b, random_model
 
 from residency.data.messages import Rendered
-from residency.engine.engine import Engine
+from residency.engine.engine import FULL, Engine
 from residency.engine.optim import StepSettings
 from residency.engine.speed import Speed
 
@@ -35,22 +38,44 @@ PASS_TOKENS = 8192
 
 def batches(mix: str, runs: int, tokens: int) -> Iterator[list[list[Rendered]]]:
     """For each step the rows of each run."""
+    if "x" in mix:
+        count, length = map(int, mix.split("x"))
+        return map(list, zip(*(mix_a(count, length, seed=seed) for seed in range(runs)), strict=True))
     kinds = {"A": lambda seed: mix_a(tokens // 4096, seed=seed), "B": lambda seed: mix_b(tokens, seed=seed),
              "short": lambda seed: mix_a(8, 128, seed=seed)}  # fmt: skip
     return map(list, zip(*(kinds[mix](seed) for seed in range(runs)), strict=True))
 
 
+def loaded(name: str, mix: str, precision: str, runs: int, options: dict[str, str]) -> tuple[Engine, list[str], int]:
+    full = "full" in options
+    changes = {"num_hidden_layers": int(options["layers"])} if "layers" in options else {}
+    model = random_model(name, torch.float32 if full else torch.bfloat16, **changes)
+    if precision == "nf4":
+        in_nf4(model)
+    tokens = (
+        1024 * runs if mix == "short"
+        else math.prod(map(int, mix.split("x"))) * runs if "x" in mix
+        else int(options.get("tokens", PASS_TOKENS))
+    )  # fmt: skip
+    speed = Speed(
+        fused=False if options.get("fused") == "off" else None, fp8=precision == "fp8",
+        graphs={"on": True, "off": False}.get(options.get("graphs", "")),
+        layers_formed_again=int(options.get("again", 0)),
+    )  # fmt: skip
+    if full:
+        engine = Engine(model, speed=speed, micro_batch_tokens=tokens, autocast=torch.bfloat16)
+        engine.train_all_weights()
+        return engine, [FULL], tokens
+    return *engine_with_adapters(model, runs, speed, micro_batch_tokens=tokens), tokens
+
+
 def measure(row: str) -> dict[str, Any]:
     name, mix, precision, runs, *more = row.split(":")
-    torch.cuda.reset_peak_memory_stats()
     started = time.perf_counter()
-    model = random_model(name)
     options = dict(part.split("=") for part in more if "=" in part)
-    graphs = {"on": True, "off": False}.get(options.get("graphs", ""))
-    speed = Speed(fp8=precision == "fp8", graphs=graphs, layers_formed_again=int(options.get("again", 0)))
-    tokens_at_once = int(options.get("tokens", PASS_TOKENS)) if mix != "short" else 1024 * int(runs)
-    engine, names = engine_with_adapters(model, int(runs), speed, micro_batch_tokens=tokens_at_once)
+    engine, names, tokens_at_once = loaded(name, mix, precision, int(runs), options)
     torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
     load_seconds = time.perf_counter() - started
     ready = [
         dict(zip(names, rows, strict=True))

@@ -13,6 +13,7 @@ from transformers import LlamaForCausalLM
 from residency.data.messages import Rendered
 from residency.engine.engine import FULL, Engine
 from residency.engine.optim import StepSettings
+from residency.engine.speed import Speed
 from tests.conftest import random_rows, rows_with_a_shared_start, tiny_llama
 
 NAMES = ("first", "second", "third")
@@ -99,6 +100,25 @@ def test_other_kinds_of_lora_agree_too(changes: dict[str, object]) -> None:
     config = LoraConfig(**({"r": 4, "target_modules": "all-linear", "init_lora_weights": False} | changes))
     rows = random_rows(5)
     assert_same(engine_gradients([rows], config), plain_gradients(rows, config))
+
+
+@pytest.mark.parametrize("config", [LORA, None], ids=["lora", "full"])
+def test_layers_computed_again_keep_less_and_change_nothing(config: LoraConfig | None) -> None:
+    results, kept = [], []
+    for layers in (0, 2):
+        sizes: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor, sizes: dict[int, int] = sizes) -> torch.Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            results.append(engine_gradients([random_rows(8)], config, speed=Speed(layers_formed_again=layers)))
+        kept.append(sum(sizes.values()))
+    assert kept[1] < 0.7 * kept[0]
+    assert results[0][0] == results[1][0]
+    for name, gradient in results[0][1].items():
+        assert torch.equal(results[1][1][name], gradient), name
 
 
 def test_several_adapters_in_one_pass_train_as_each_alone() -> None:

@@ -131,6 +131,9 @@ class Speed(Section, Generic[A]):
     """On a GPU, train plain LoRA on Llama-like models in passes written for it; the same result up to rounding."""
     fp8: bool = False
     """Hold the frozen base in FP8 (needs the fused passes). Changes the numbers a little, so never automatic."""
+    recompute_layers: Annotated[int, Field(ge=0)] | A = AUTO
+    """Layers whose activations are computed again in the backward pass instead of kept: less memory, more time, the
+    same result. `auto` takes as many as memory asks for."""
     threads: Annotated[int, Field(ge=1)] | A = AUTO
     """CPU threads."""
 

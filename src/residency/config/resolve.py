@@ -26,6 +26,8 @@ STEPS_BETWEEN_EVALS = 10
 CPU_TOKENS = (1024, 4096)
 """On a CPU a larger pass is not faster: its caches are full."""
 GPU_TOKENS = (1024, 65536)
+PASS_TOKENS = {"cpu": 1024, "cuda": 4096}
+"""Layers are computed again rather than that a pass takes fewer tokens."""
 MEMORY_SHARE = 0.8
 """Share of the free memory that is planned for."""
 
@@ -64,6 +66,10 @@ class Facts:
     bf16_faster: bool
     bf16_reason: str
     """A sentence with the measurement."""
+    layers: int = 0
+    """Layers that can be computed again in the backward pass."""
+    layer_bytes_per_token: int = 0
+    """How much of `bytes_per_token` each of them saves then."""
 
 
 def resolve(config: RunConfig, facts: Facts) -> tuple[ResolvedConfig, dict[str, str]]:
@@ -123,18 +129,31 @@ def peak_learning_rate(values: Values, facts: Facts) -> tuple[float, str]:
     )
 
 
+def recompute_layers(values: Values, facts: Facts) -> tuple[int, str]:
+    tokens = max(values["data"]["max_length_tokens"], PASS_TOKENS[facts.device])
+    need = facts.fixed_bytes + tokens * facts.bytes_per_token
+    said = f"{tokens} tokens at once need about {need / 1e9:.1f} of {facts.memory_bytes / 1e9:.1f} GB"
+    lacking = need - facts.memory_bytes * MEMORY_SHARE
+    if lacking <= 0 or not facts.layers:
+        return 0, f"{said} with all activations kept."
+    # The layer that is being computed again has its activations once more.
+    layers = min(math.ceil(lacking / (tokens * facts.layer_bytes_per_token)) + 1, facts.layers)
+    return layers, f"{said}; {layers} of {facts.layers} layers keep nothing but their input, at the same result."
+
+
 def micro_batch_tokens(values: Values, facts: Facts) -> tuple[int, str]:
     low, high = CPU_TOKENS if facts.device == "cpu" else GPU_TOKENS
     free = facts.memory_bytes * MEMORY_SHARE - facts.fixed_bytes
-    fitting = int(max(free, 0) // facts.bytes_per_token)
+    per_token = facts.bytes_per_token - values["speed"]["recompute_layers"] * facts.layer_bytes_per_token
+    fitting = int(max(free, 0) // per_token)
     tokens = min(max(fitting // 256 * 256, low), high)
     longest = values["data"]["max_length_tokens"]
     why = (
-        f"{tokens} tokens need about {(facts.fixed_bytes + tokens * facts.bytes_per_token) / 1e9:.1f} of "
+        f"{tokens} tokens need about {(facts.fixed_bytes + tokens * per_token) / 1e9:.1f} of "
         f"{facts.memory_bytes / 1e9:.1f} GB"
     )
     if longest > tokens:
-        need = (facts.fixed_bytes + longest * facts.bytes_per_token) / 1e9
+        need = (facts.fixed_bytes + longest * per_token) / 1e9
         why = f"The longest row must pass at once: {longest} tokens need about {need:.1f} of "
         return longest, f"{why}{facts.memory_bytes / 1e9:.1f} GB."
     return tokens, f"{why}; up to {high} are used on this device."
@@ -205,6 +224,7 @@ RULES: dict[str, Callable[[Values, Facts], tuple[Any, str]]] = {
     "train.batch_size": batch_size,
     "train.epochs": epochs,
     "train.learning_rate": peak_learning_rate,
+    "speed.recompute_layers": recompute_layers,
     "train.micro_batch_tokens": micro_batch_tokens,
     "train.eval_every_steps": eval_every_steps,
     "train.save_every_steps": save_every_steps,

@@ -32,6 +32,7 @@ from residency.engine.late import Late, LateFloats
 from residency.engine.loss import linear_cross_entropy, logits_cross_entropy
 from residency.engine.memory import is_out_of_memory, release_memory
 from residency.engine.optim import StepSettings, adamw, step_sizes
+from residency.engine.recompute import form_again
 from residency.engine.sampling import Sampled, SamplingSettings, collect, stream
 from residency.engine.speed import Speed, choose
 from residency.errors import ConfigError, ResourceError
@@ -148,6 +149,7 @@ class Engine:
     def train_all_weights(self) -> None:
         """Full fine-tuning: the model's own weights become trainable, under the name `model`."""
         self._train(FULL, {name: p.requires_grad_(True) for name, p in self._base.named_parameters()})
+        form_again(self._base, self._wanted.layers_formed_again)
 
     def _train(self, name: str, parameters: dict[str, nn.Parameter]) -> None:
         self._trained[name] = _Trained(parameters, adamw(parameters.values()))
@@ -166,6 +168,7 @@ class Engine:
             self._fast = None
         elif self._fast is None and self.speed.fused:
             self._fast = FastPath(self._base, self.speed)
+        form_again(self._base, 0 if self._fast else self._wanted.layers_formed_again)
         if self._fast is not None:
             self._fast.use(self.model, list(self._trained))
 
@@ -371,7 +374,8 @@ class Engine:
             raise ResourceError(
                 f"memory ran out on a single row of {longest} tokens",
                 code="out_of_memory",
-                hint="lower data.max_length_tokens, or use adapter.kind: qlora or a smaller model",
+                hint="set speed.recompute_layers to the model's number of layers, lower data.max_length_tokens, or use "
+                "adapter.kind: qlora or a smaller model",
             )
         self.micro_batch_tokens = max(longest, min(self.micro_batch_tokens, sum(lengths)) // 2)
         self.on_smaller_micro_batch(self.micro_batch_tokens)

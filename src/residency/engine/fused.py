@@ -207,18 +207,24 @@ def in_nf4(model: Any) -> bool:
 def recognise(model: Any) -> str | None:
     """Why this model cannot train in fused passes; None if it can."""
     try:
-        config, layer = model.config, model.model.layers[0]
+        layer = model.model.layers[0]
         linears = [*_linears(layer.self_attn, "q_proj", "k_proj", "v_proj", "o_proj"),
                    *_linears(layer.mlp, "gate_proj", "up_proj", "down_proj")]  # fmt: skip
         norms = (layer.input_layernorm.variance_epsilon, layer.post_attention_layernorm.variance_epsilon)
     except AttributeError as missing:
         return f"its layers are not Llama's ({missing})"
-    if config.model_type not in ("llama", "mistral", "qwen2") or len(norms) != 2:
-        return f"{config.model_type} is not among the models it was tested with"
-    if not (all(type(one) is nn.Linear for one in linears) or all(map(is_nf4, linears))):
+    if not (all(type(one) is nn.Linear for one in linears) or all(map(is_nf4, linears))) or len(norms) != 2:
         return "its linears are neither plain nor all in NF4"
-    if layer.self_attn.head_dim % 8 or layer.self_attn.head_dim > LARGEST_HEAD:
-        return f"the attention kernels take no heads of width {layer.self_attn.head_dim}"
+    return unfit(model.config)
+
+
+def unfit(config: Any) -> str | None:
+    """Why a model of this config cannot train in fused passes; None if its shape allows it."""
+    if config.model_type not in ("llama", "mistral", "qwen2"):
+        return f"{config.model_type} is not among the models it was tested with"
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if width % 8 or width > LARGEST_HEAD:
+        return f"the attention kernels take no heads of width {width}"
     if getattr(config, "sliding_window", None) or config.hidden_act != "silu":
         return "it has a sliding window or another activation than SiLU"
     return None

@@ -45,7 +45,7 @@ def choose(wanted: Speed, model: Any, *, plain_lora: bool, autocast: bool) -> tu
     graphs = _graphs(wanted, model, fused, reasons)
     if fused:
         reasons["share_prefix"] = "fused passes compute every row whole"
-    return Speed(fused, graphs, fp8, wanted.layers_formed_again if fused else 0), reasons
+    return Speed(fused, graphs, fp8, wanted.layers_formed_again), reasons
 
 
 def _fused(wanted: Speed, model: Any, plain_lora: bool, autocast: bool, reasons: dict[str, str]) -> bool:

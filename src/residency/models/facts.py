@@ -6,19 +6,16 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from residency.config.model import Full, Lora, Peft, Qlora
+from residency.config.model import Full, Lora, Peft
 from residency.errors import ModelError
+from residency.models.memory import Passes, fixed_bytes, kept_bytes_per_token, rank_of, working_bytes
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig
 
-NF4_BYTES = 0.516
-"""Bytes per weight in NF4 with doubly quantised scales (arXiv 2305.14314, section 3)."""
 EFFICIENCY = {"cpu": 0.8, "cuda": 0.35}
 """Share of the measured matrix-product rate that a whole training step reaches."""
-PEFT_SHARE = 0.005
-"""Trained share of the weights that is assumed for PEFT methods other than LoRA."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,48 +98,6 @@ def model_facts(hf_config: PreTrainedConfig) -> ModelFacts:
     )
 
 
-def trained_parameters(facts: ModelFacts, adapter: Lora[Any] | Full | Peft, rank: int = 16) -> int:
-    """Weights that change; `rank` stands in where the adapter's is still `auto`."""
-    if isinstance(adapter, Full):
-        return facts.parameters
-    if isinstance(adapter, Peft):
-        return int(PEFT_SHARE * facts.parameters)
-    rank = adapter.rank if isinstance(adapter.rank, int) else rank
-    return rank * sum(inputs + outputs for inputs, outputs in facts.linear_shapes)
-
-
-def fixed_bytes(facts: ModelFacts, adapter: Lora[Any] | Full | Peft, bytes_per_weight: int) -> dict[str, int]:
-    """Memory that does not depend on the batch: weights, gradients and AdamW's two moments.
-
-    What is trained is held in float32 with float32 gradients; a frozen base takes `bytes_per_weight` (4 or 2).
-    """
-    trained = trained_parameters(facts, adapter)
-    match adapter:
-        case Full():
-            base = 0
-        case Qlora():
-            linear = facts.parameters - facts.embedding_parameters
-            base = int(NF4_BYTES * linear) + bytes_per_weight * facts.embedding_parameters
-        case _:
-            base = bytes_per_weight * facts.parameters
-    return {"weights": base + 4 * trained, "gradients": 4 * trained, "optimizer": 8 * trained}
-
-
-def activation_bytes_per_token(facts: ModelFacts, bytes_per_element: int) -> int:
-    """What backward keeps of one token without recomputation.
-
-    Per layer: six vectors of the hidden size (two norms, attention's input and output, the residuals), keys and values,
-    four of the feed-forward size (gate, up, their activation and product), and the norms' inputs in float32.
-    """
-    vectors = 6 * facts.hidden_size + 2 * facts.kv_heads * facts.head_dim + 4 * facts.intermediate_size
-    return facts.layers * (bytes_per_element * vectors + 8 * facts.hidden_size)
-
-
-def logit_bytes_per_token(facts: ModelFacts) -> int:
-    """Logits, their log-softmax and their gradient in float32, of one trained token."""
-    return 12 * facts.vocab_size
-
-
 def flops_per_token(facts: ModelFacts, adapter: Lora[Any] | Full | Peft, row_length: float) -> float:
     """Forward and backward of one token in a row of `row_length` tokens: 6 per weight, 4 where the weights stay frozen.
 
@@ -158,11 +113,11 @@ def estimate(
     facts: ModelFacts,
     adapter: Lora[Any] | Full | Peft,
     *,
+    passes: Passes,
     micro_batch_tokens: int,
     trained_share: float,
     total_tokens: int,
     row_length: float,
-    bytes_per_weight: int,
     matmul_flops: float,
     device: str,
 ) -> Estimate:
@@ -171,9 +126,10 @@ def estimate(
     `total_tokens` pass through the model over all epochs, in rows of `row_length` tokens on average, of which
     `trained_share` carries loss; `matmul_flops` is this machine's rate (`matmul_rate`).
     """
-    memory = fixed_bytes(facts, adapter, bytes_per_weight)
-    memory["activations"] = micro_batch_tokens * activation_bytes_per_token(facts, bytes_per_weight)
-    memory["logits"] = int(micro_batch_tokens * trained_share) * logit_bytes_per_token(facts)
+    rank = rank_of(adapter)
+    memory = fixed_bytes(facts, adapter, passes)
+    memory["activations"] = micro_batch_tokens * kept_bytes_per_token(facts, passes, rank)
+    memory["working"] = working_bytes(facts, passes, micro_batch_tokens, int(micro_batch_tokens * trained_share), rank)
     rate = matmul_flops * EFFICIENCY[device]
     flops = flops_per_token(facts, adapter, row_length) * total_tokens
     basis = (

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from residency.config.model import RunConfig
+from residency.config.model import Lora, Run
 from residency.config.resolve import Facts
 from residency.data.messages import Example, Rendered
 from residency.data.render import Renderer
+from residency.engine.fused import unfit
 from residency.engine.memory import available_bytes
 from residency.graders.json_match import is_json
-from residency.models.facts import (
-    ModelFacts,
-    activation_bytes_per_token,
-    fixed_bytes,
-    logit_bytes_per_token,
-    model_facts,
-)
+from residency.models.facts import ModelFacts, model_facts
+from residency.models.memory import Passes, fixed_bytes, kept_bytes_per_token, rank_of, working_bytes
 from residency.models.processor import busy_cores, cpu_cores
 
 if TYPE_CHECKING:
@@ -32,12 +29,16 @@ PAIRS = 5
 """Timings in turn, of which the fastest count: another program's work must not decide."""
 
 
+TYPICAL_TOKENS = 4096
+"""What a pass needs beside the kept activations does not grow with its tokens alone; it is spread over so many."""
+
+
 def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def gather(
-    config: RunConfig,
+    config: Run[Any],
     hf_config: PreTrainedConfig,
     train: Sequence[Example],
     tests: Mapping[str, Sequence[Example]],
@@ -48,8 +49,13 @@ def gather(
 ) -> Facts:
     model, here = model_facts(hf_config), device()
     bf16_faster, bf16_reason = compare_precisions(here, model)
-    element = 2 if bf16_faster else 4
+    passes = passes_of(config, hf_config, 2 if bf16_faster else 4)
+    rank = rank_of(config.adapter)
     trained_share = sum(int(row.trained.sum()) for row in rows) / max(1, sum(len(row) for row in rows))
+    kept, kept_again = (
+        kept_bytes_per_token(model, one, rank) for one in (passes, replace(passes, layers_again=model.layers))
+    )
+    working = working_bytes(model, passes, TYPICAL_TOKENS, int(TYPICAL_TOKENS * trained_share), rank)
     answers = [example.reference for part in (train, *tests.values()) for example in part if example.messages]
     return Facts(
         hidden_size=model.hidden_size,
@@ -63,13 +69,24 @@ def gather(
         has_eval=has_eval,
         device=here.type,
         memory_bytes=available_bytes(here),
-        fixed_bytes=sum(fixed_bytes(model, config.adapter, element).values()),
-        bytes_per_token=int(activation_bytes_per_token(model, element) + trained_share * logit_bytes_per_token(model)),
+        fixed_bytes=sum(fixed_bytes(model, config.adapter, passes).values()),
+        bytes_per_token=kept + working // TYPICAL_TOKENS,
+        layers=model.layers,
+        layer_bytes_per_token=(kept - kept_again) // model.layers,
         cpu_cores=cpu_cores(),
         busy_cores=busy_cores(),
         bf16_faster=bf16_faster,
         bf16_reason=bf16_reason,
     )
+
+
+def passes_of(config: Run[Any], hf_config: PreTrainedConfig, bytes_per_element: int) -> Passes:
+    """How the engine will compute this run's passes, as far as its memory and time depend on it."""
+    adapter, speed = config.adapter, config.speed
+    plain = isinstance(adapter, Lora) and not adapter.dropout and not adapter.dora
+    fused = device().type == "cuda" and speed.fused and plain and bytes_per_element == 2 and unfit(hf_config) is None
+    again = speed.recompute_layers if isinstance(speed.recompute_layers, int) else 0
+    return Passes(bytes_per_element, fused=fused, fp8=fused and speed.fp8, layers_again=again)
 
 
 def longest_tokens(renderer: Renderer, answers: Sequence[str]) -> int:

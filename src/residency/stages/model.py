@@ -78,7 +78,11 @@ def new_engine(model: Any, resolved: ResolvedConfig, autocast: torch.dtype | Non
         packing=resolved.speed.packing,
         share_prefix=resolved.speed.share_prefix,
         autocast=autocast,
-        speed=Speed(fused=None if resolved.speed.fused else False, fp8=resolved.speed.fp8),
+        speed=Speed(
+            fused=None if resolved.speed.fused else False,
+            fp8=resolved.speed.fp8,
+            layers_formed_again=resolved.speed.recompute_layers,
+        ),
         on_smaller_micro_batch=said,
     )
 

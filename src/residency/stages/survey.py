@@ -13,7 +13,7 @@ from residency.methods.sft import total_steps
 from residency.models.facts import Estimate, matmul_rate, model_facts
 from residency.models.facts import estimate as estimate_need
 from residency.models.load import load_config
-from residency.stages.facts import device, gather
+from residency.stages.facts import device, gather, passes_of
 from residency.stages.model import DTYPES
 from residency.stages.prepare import Data, lengths_of, load_renderer, read_data, render
 
@@ -73,13 +73,13 @@ def estimate(config: RunConfig) -> EstimateResult:
     need = estimate_need(
         model_facts(hf_config),
         resolved.adapter,
+        passes=passes_of(resolved, hf_config, dtype.itemsize),
         micro_batch_tokens=min(
             resolved.train.micro_batch_tokens, int(resolved.train.batch_size * tokens["total"] / len(rows))
         ),
         trained_share=tokens["trained"] / tokens["total"],
         total_tokens=int(steps * resolved.train.batch_size * tokens["total"] / len(rows)),
         row_length=tokens["total"] / len(rows),
-        bytes_per_weight=dtype.itemsize,
         matmul_flops=matmul_rate(device(), dtype),
         device=device().type,
     )

@@ -34,7 +34,8 @@ def test_no_auto_is_left_and_each_that_was_has_its_reason() -> None:
     assert "auto" not in config.model_dump_json()
     assert list(reasons) == [
         "data.format", "data.max_length_tokens", "adapter.rank", "train.batch_size", "train.epochs",
-        "train.learning_rate", "train.micro_batch_tokens", "train.eval_every_steps", "train.save_every_steps",
+        "train.learning_rate", "speed.recompute_layers", "train.micro_batch_tokens", "train.eval_every_steps",
+        "train.save_every_steps",
         "eval.graders", "eval.max_new_tokens", "speed.precision", "speed.threads",
     ]  # fmt: skip
     assert all(reason.endswith(".") and " " in reason for reason in reasons.values())
@@ -44,6 +45,20 @@ def test_what_the_user_wrote_stays_and_needs_no_reason() -> None:
     config, reasons = resolved(train={"epochs": 7, "learning_rate": 1e-3}, adapter={"rank": 5})
     assert (config.train.epochs, config.train.learning_rate, config.adapter.rank) == (7, 1e-3, 5)
     assert not {"train.epochs", "train.learning_rate", "adapter.rank"} & set(reasons)
+
+
+def test_layers_are_computed_again_only_where_memory_asks_for_it() -> None:
+    gpu = replace(DEMO, device="cuda", memory_bytes=80_000_000_000, fixed_bytes=16_000_000_000, layers=32,
+                  layer_bytes_per_token=100_000, bytes_per_token=3_300_000)  # fmt: skip
+    config, reasons = resolved(gpu)
+    assert config.speed.recompute_layers == 0
+    assert "all activations kept" in reasons["speed.recompute_layers"]
+    config, reasons = resolved(replace(gpu, memory_bytes=30_000_000_000))
+    assert config.speed.recompute_layers == 15  # 4096 tokens lack 5.5 GB, a layer saves 0.41, and one is formed again
+    assert "15 of 32 layers" in reasons["speed.recompute_layers"]
+    need = gpu.fixed_bytes + config.train.micro_batch_tokens * (3_300_000 - 15 * 100_000)
+    assert config.train.micro_batch_tokens >= 4096
+    assert need <= 0.8 * 30e9
 
 
 def test_full_fine_tuning_has_no_rank_to_resolve() -> None:

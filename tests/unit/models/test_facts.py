@@ -24,15 +24,17 @@ from transformers import (
 )
 
 from residency.config.model import Full, Lora, Peft, Qlora
+from residency.engine import fast_batch
+from residency.engine.engine import Engine
+from residency.engine.speed import Speed
 from residency.errors import ModelError
 from residency.models.facts import (
-    activation_bytes_per_token,
     estimate,
-    fixed_bytes,
     matmul_rate,
     model_facts,
-    trained_parameters,
 )
+from residency.models.memory import Passes, fixed_bytes, kept_bytes_per_token, trained_parameters
+from tests.conftest import random_rows
 
 SIZES = {
     "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -84,34 +86,54 @@ def test_activations_are_what_backward_keeps() -> None:
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     measured = sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in weights)
     assert output.shape == (1, 250, 64)
-    assert activation_bytes_per_token(model_facts(config), 4) * 250 == pytest.approx(measured, rel=0.15)
+    assert kept_bytes_per_token(model_facts(config), Passes(4)) * 250 == pytest.approx(measured, rel=0.15)
+
+
+@pytest.mark.parametrize("again", [0, 1, 2])
+def test_fused_passes_keep_what_is_counted(again: int) -> None:
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**SIZES))
+    facts, passes, kept = model_facts(model.config), Passes(4, fused=True, layers_again=again), {}
+    engine = Engine(model, speed=Speed(fused=True, layers_formed_again=again))
+    engine.add_adapter("one", LoraConfig(r=32, target_modules="all-linear", task_type="CAUSAL_LM"))
+    assert engine._fast is not None
+    [filled] = fast_batch.passes({0: random_rows(8)}, 4096, torch.device("cpu"), packing=True)
+
+    def keep(halves: tuple[tuple[torch.Tensor, ...], ...]) -> None:
+        kept.update({t.untyped_storage().data_ptr(): t for half in halves for t in half if isinstance(t, torch.Tensor)})
+
+    with torch.no_grad():
+        engine._fast.decoder._forward(filled.tensors, keep)
+    measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / len(filled.tensors.input_ids)
+    assert kept_bytes_per_token(facts, passes, 32) == pytest.approx(measured, rel=0.05)
 
 
 def test_memory_of_full_lora_and_qlora() -> None:
     facts = model_facts(FAMILIES[0])
-    n, embeddings = facts.parameters, facts.embedding_parameters
-    assert sum(fixed_bytes(facts, Full(), 4).values()) == 16 * n
+    n = facts.parameters
+    assert sum(fixed_bytes(facts, Full(), Passes(4)).values()) == 16 * n
     lora = Lora(rank=4)
     adapter = 16 * trained_parameters(facts, lora)
-    assert sum(fixed_bytes(facts, lora, 2).values()) == 2 * n + adapter
-    expected = 0.516 * (n - embeddings) + 2 * embeddings + adapter
-    assert sum(fixed_bytes(facts, Qlora(rank=4), 2).values()) == pytest.approx(expected, abs=1)
-    assert fixed_bytes(facts, Peft(type="IA3"), 2)["weights"] > 2 * n
+    assert sum(fixed_bytes(facts, lora, Passes(2)).values()) == 2 * n + adapter
+    linear = sum(inputs * outputs for inputs, outputs in facts.linear_shapes)
+    largest = max(inputs * outputs for inputs, outputs in facts.linear_shapes)
+    expected = 0.516 * linear + 2 * (n - linear + largest) + adapter  # one weight at a time is formed in full
+    assert sum(fixed_bytes(facts, Qlora(rank=4), Passes(2)).values()) == pytest.approx(expected, abs=1)
+    assert fixed_bytes(facts, Peft(type="IA3"), Passes(2))["weights"] > 2 * n
 
 
 def run_estimate(**changes: Any) -> Any:
     settings: dict[str, Any] = {
         "micro_batch_tokens": 1000, "trained_share": 0.25, "total_tokens": 1_000_000, "row_length": 100.0,
-        "bytes_per_weight": 4, "matmul_flops": 1e11, "device": "cpu",
+        "passes": Passes(4), "matmul_flops": 1e11, "device": "cpu",
     }  # fmt: skip
     return estimate(model_facts(FAMILIES[0]), Lora(rank=4), **(settings | changes))
 
 
 def test_an_estimate_adds_up_and_says_what_it_rests_on() -> None:
     found = run_estimate()
-    assert set(found.memory_bytes) == {"weights", "gradients", "optimizer", "activations", "logits"}
+    assert set(found.memory_bytes) == {"weights", "gradients", "optimizer", "activations", "working"}
     assert found.total_bytes == sum(found.memory_bytes.values())
-    assert found.memory_bytes["logits"] == 250 * 300 * 12
+    assert found.memory_bytes["working"] == 250 * 300 * 12
     assert "1,000,000 tokens" in found.basis
     assert "100 GFLOP/s" in found.basis
 
