@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from residency.config.model import Full, Lora, Peft
 from residency.errors import ModelError
-from residency.models.memory import Passes, fixed_bytes, kept_bytes_per_token, rank_of, working_bytes
+from residency.models.memory import Passes, fixed_bytes, kept_bytes_per_token, working_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -126,10 +126,10 @@ def estimate(
     `total_tokens` pass through the model over all epochs, in rows of `row_length` tokens on average, of which
     `trained_share` carries loss; `matmul_flops` is this machine's rate (`matmul_rate`).
     """
-    rank = rank_of(adapter)
     memory = fixed_bytes(facts, adapter, passes)
-    memory["activations"] = micro_batch_tokens * kept_bytes_per_token(facts, passes, rank)
-    memory["working"] = working_bytes(facts, passes, micro_batch_tokens, int(micro_batch_tokens * trained_share), rank)
+    memory["activations"] = micro_batch_tokens * kept_bytes_per_token(facts, adapter, passes)
+    trained_tokens = int(micro_batch_tokens * trained_share)
+    memory["working"] = working_bytes(facts, adapter, passes, micro_batch_tokens, trained_tokens)
     rate = matmul_flops * EFFICIENCY[device]
     flops = flops_per_token(facts, adapter, row_length) * total_tokens
     basis = (

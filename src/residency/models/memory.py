@@ -34,6 +34,10 @@ class Passes:
     fp8: bool = False
     layers_again: int = 0
     """So many layers keep their input alone and are formed again in the backward pass."""
+    graphs: bool = False
+    """Passes and steps are recorded; what the optimizer needs for a moment then stays."""
+    accumulated: bool = False
+    """Several passes make a step, so that gradients are there while activations are."""
 
 
 def trained_parameters(facts: ModelFacts, adapter: Lora[Any] | Full | Peft, rank: int = 16) -> int:
@@ -58,19 +62,20 @@ def fixed_bytes(facts: ModelFacts, adapter: Lora[Any] | Full | Peft, passes: Pas
     trained, element = trained_parameters(facts, adapter), passes.bytes_per_element
     linear = sum(inputs * outputs for inputs, outputs in facts.linear_shapes)
     largest = max((inputs * outputs for inputs, outputs in facts.linear_shapes), default=0)
+    workspace = (2 if passes.fused else 1) * largest  # gate and up are formed as one
     if isinstance(adapter, Full):
-        base = element * facts.parameters if element < 4 else 0  # autocast holds its rounded copies in a pass
+        base = element * linear if element < 4 else 0  # autocast's rounded copies, kept for the backward pass
     elif isinstance(adapter, Qlora):
-        base = int(NF4_BYTES * linear) + element * (facts.parameters - linear + largest)
+        base = int(NF4_BYTES * linear) + element * (facts.parameters - linear + workspace)
     elif passes.fp8:
-        base = linear + element * (facts.parameters - linear) + 2 * largest
+        base = linear + element * (facts.parameters - linear) + workspace
     else:
         base = element * facts.parameters
     stacks = stack_elements(facts, rank_of(adapter)) if passes.fused else 0
     return {
         "weights": base + 4 * trained + element * stacks,
         "gradients": 4 * trained + 4 * stacks,
-        "optimizer": 8 * trained,
+        "optimizer": (20 if passes.graphs else 8) * trained,
     }
 
 
@@ -95,18 +100,26 @@ def widths(facts: ModelFacts) -> tuple[int, int, int, int]:
     )
 
 
-def kept_bytes_per_token(facts: ModelFacts, passes: Passes, rank: int = 16) -> int:
+def kept_bytes_per_token(facts: ModelFacts, adapter: Lora[Any] | Full | Peft, passes: Passes) -> int:
     """What all layers keep of one token for the backward pass."""
-    layer = fused_layer_bytes(facts, passes, rank) if passes.fused else plain_layer_bytes(facts, passes)
+    if passes.fused:
+        layer = fused_layer_bytes(facts, passes, rank_of(adapter))
+    else:
+        layer = plain_layer_bytes(facts, adapter, passes)
     again = min(passes.layers_again, facts.layers)
     return (facts.layers - again) * layer + again * passes.bytes_per_element * facts.hidden_size
 
 
-def plain_layer_bytes(facts: ModelFacts, passes: Passes) -> int:
+def plain_layer_bytes(facts: ModelFacts, adapter: Lora[Any] | Full | Peft, passes: Passes) -> int:
     """Six vectors of the hidden size (two norms, attention's input and output, the residuals), keys and values, four of
-    the feed-forward size (gate, up, their activation and product), and the norms' inputs in float32."""
+    the feed-forward size (gate, up, their activation and product), and the norms' inputs in float32.
+
+    In bf16, four more vectors of copies that autograd keeps; where autocast rounds, the residuals are in float32 too.
+    """
     h, f, _, kv = widths(facts)
-    return passes.bytes_per_element * (6 * h + 2 * kv + 4 * f) + 8 * h
+    half = passes.bytes_per_element < 4
+    copies = (4 if half else 0) + (8 if half and isinstance(adapter, Full) else 0)
+    return passes.bytes_per_element * ((6 + copies) * h + 2 * kv + 4 * f) + 8 * h
 
 
 def fused_layer_bytes(facts: ModelFacts, passes: Passes, rank: int) -> int:
@@ -117,15 +130,22 @@ def fused_layer_bytes(facts: ModelFacts, passes: Passes, rank: int) -> int:
     return passes.bytes_per_element * (2 * h + q + 2 * kv + q + 2 * f + inner) + 4 * (2 + facts.heads)
 
 
-def working_bytes(facts: ModelFacts, passes: Passes, tokens: int, trained_tokens: int, rank: int = 16) -> int:
-    """The most that one moment of a pass needs beside what is kept: the loss, or one layer's backward pass."""
-    if not passes.fused:
-        again = plain_layer_bytes(facts, passes) * tokens if passes.layers_again else 0
-        return trained_tokens * 12 * facts.vocab_size + again
+def working_bytes(
+    facts: ModelFacts, adapter: Lora[Any] | Full | Peft, passes: Passes, tokens: int, trained_tokens: int
+) -> int:
+    """The most that one moment needs beside what is kept: the loss, a layer's backward pass, or the step."""
     h, f, *_ = widths(facts)
-    element = passes.bytes_per_element
-    again = fused_layer_bytes(facts, passes, rank) * tokens if passes.layers_again else 0
-    layer = tokens * (element * (f + 3 * h) + (2 * f + h if passes.fp8 else 0))
-    chunk = min(CHUNK_ROWS, trained_tokens)
-    loss = element * (2 * chunk * facts.vocab_size + 4 * trained_tokens * h + 2 * tokens * h)
-    return max(layer + again, loss)
+    element, chunk = passes.bytes_per_element, min(CHUNK_ROWS, trained_tokens)
+    if passes.fused:
+        again = fused_layer_bytes(facts, passes, rank_of(adapter)) * tokens if passes.layers_again else 0
+        layer = tokens * (element * (f + 3 * h) + (2 * f + h if passes.fp8 else 0))
+        loss = element * (chunk * facts.vocab_size + 4 * trained_tokens * h + 2 * tokens * h)
+        return max(layer + again, loss)
+    again = plain_layer_bytes(facts, adapter, passes) * tokens if passes.layers_again else 0
+    loss = (4 + (2 if element < 4 else 4)) * chunk * facts.vocab_size
+    if not isinstance(adapter, Full):
+        return loss + again
+    gradients = 4 * facts.parameters
+    kept = tokens * kept_bytes_per_token(facts, adapter, passes)
+    loss += 4 * facts.vocab_size * h - (0 if passes.accumulated else gradients)
+    return max(loss + again, 2 * gradients - kept)

@@ -15,9 +15,10 @@ from residency.data.messages import Example, Rendered
 from residency.data.render import Renderer
 from residency.engine.fused import unfit
 from residency.engine.memory import available_bytes
+from residency.engine.speed import LARGEST_GRAPH_PARAMETERS
 from residency.graders.json_match import is_json
 from residency.models.facts import ModelFacts, model_facts
-from residency.models.memory import Passes, fixed_bytes, kept_bytes_per_token, rank_of, working_bytes
+from residency.models.memory import Passes, fixed_bytes, kept_bytes_per_token, working_bytes
 from residency.models.processor import busy_cores, cpu_cores
 
 if TYPE_CHECKING:
@@ -49,13 +50,12 @@ def gather(
 ) -> Facts:
     model, here = model_facts(hf_config), device()
     bf16_faster, bf16_reason = compare_precisions(here, model)
-    passes = passes_of(config, hf_config, 2 if bf16_faster else 4)
-    rank = rank_of(config.adapter)
+    passes = passes_of(config, hf_config, model, 2 if bf16_faster else 4)
     trained_share = sum(int(row.trained.sum()) for row in rows) / max(1, sum(len(row) for row in rows))
     kept, kept_again = (
-        kept_bytes_per_token(model, one, rank) for one in (passes, replace(passes, layers_again=model.layers))
+        kept_bytes_per_token(model, config.adapter, one) for one in (passes, replace(passes, layers_again=model.layers))
     )
-    working = working_bytes(model, passes, TYPICAL_TOKENS, int(TYPICAL_TOKENS * trained_share), rank)
+    working = working_bytes(model, config.adapter, passes, TYPICAL_TOKENS, int(TYPICAL_TOKENS * trained_share))
     answers = [example.reference for part in (train, *tests.values()) for example in part if example.messages]
     return Facts(
         hidden_size=model.hidden_size,
@@ -80,13 +80,14 @@ def gather(
     )
 
 
-def passes_of(config: Run[Any], hf_config: PreTrainedConfig, bytes_per_element: int) -> Passes:
+def passes_of(config: Run[Any], hf_config: PreTrainedConfig, facts: ModelFacts, bytes_per_element: int) -> Passes:
     """How the engine will compute this run's passes, as far as its memory and time depend on it."""
     adapter, speed = config.adapter, config.speed
     plain = isinstance(adapter, Lora) and not adapter.dropout and not adapter.dora
     fused = device().type == "cuda" and speed.fused and plain and bytes_per_element == 2 and unfit(hf_config) is None
     again = speed.recompute_layers if isinstance(speed.recompute_layers, int) else 0
-    return Passes(bytes_per_element, fused=fused, fp8=fused and speed.fp8, layers_again=again)
+    graphs = fused and facts.parameters <= LARGEST_GRAPH_PARAMETERS
+    return Passes(bytes_per_element, fused=fused, fp8=fused and speed.fp8, layers_again=again, graphs=graphs)
 
 
 def longest_tokens(renderer: Renderer, answers: Sequence[str]) -> int:

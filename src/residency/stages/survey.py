@@ -70,10 +70,11 @@ def estimate(config: RunConfig) -> EstimateResult:
     torch.set_num_threads(resolved.speed.threads)
     steps, tokens = total_steps(resolved.train, len(rows)), lengths_of(rows)
     dtype = DTYPES[resolved.speed.precision]
+    model = model_facts(hf_config)
     need = estimate_need(
-        model_facts(hf_config),
+        model,
         resolved.adapter,
-        passes=passes_of(resolved, hf_config, dtype.itemsize),
+        passes=passes_of(resolved, hf_config, model, dtype.itemsize),
         micro_batch_tokens=min(
             resolved.train.micro_batch_tokens, int(resolved.train.batch_size * tokens["total"] / len(rows))
         ),
