@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ import yaml
 from residency import durable
 from residency.config.model import ResolvedConfig, RunConfig
 from residency.config.resolve import resolve
+from residency.data.audit.audit import Audit, audit, refuse, special_token_findings, with_findings
+from residency.data.audit.table import table_of
 from residency.data.lengths import fit_length
 from residency.data.messages import Example, Origin, Rendered
 from residency.data.render import Renderer, renderer_for
@@ -29,6 +31,8 @@ from residency.models.load import load_config, load_tokenizer
 from residency.records import RunFolder
 from residency.stages.facts import gather
 
+ROWS_SAID = 20
+
 
 @dataclass(frozen=True, slots=True)
 class Data:
@@ -41,6 +45,8 @@ class Data:
     format_reason: str
     files: dict[str, str]
     """SHA-256 by file."""
+    audit: Audit
+    """Of the training rows before any are held out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,9 @@ def prepare(config: RunConfig, run: RunFolder) -> Prepared:
         durable.write_text(run / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     data = read_data(config)
     renderer, template_token_ids = load_renderer(config)
+    if not resuming:
+        data = look_with_model(data, renderer)
+        report_findings(config, run, data)
     rows, held_out = (render(config, renderer, part) for part in (data.train, data.held_out))
     if resuming:
         resolved, reasons = read_resolved(run)
@@ -90,6 +99,24 @@ def prepare(config: RunConfig, run: RunFolder) -> Prepared:
         for path, reason in reasons.items():
             run.say("auto", f"{path} = {value_at(resolved, path)}: {reason}", path=path)
     return Prepared(resolved, reasons, renderer, rows, held_out, data.train, data.tests, counts, template_token_ids)
+
+
+def look_with_model(data: Data, renderer: Renderer) -> Data:
+    """The data with what this model's tokenizer makes wrong about them."""
+    tokenizer = renderer.tokenizer
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    turns = {tokenizer.bos_token, tokenizer.eos_token, *(renderer.template.end_tokens if data.format != "text" else ())}
+    more = special_token_findings(data.audit.table, special, frozenset(special & turns))
+    return replace(data, audit=with_findings(data.audit, more))
+
+
+def report_findings(config: RunConfig, run: RunFolder, data: Data) -> None:
+    """Says every warning, and refuses what should not be trained on."""
+    for finding in data.audit.findings:
+        if finding.severity != "note":
+            run.say("data_finding", f"{finding.check}: {finding.message}", level=finding.severity,
+                    rows=[str(origin) for origin in finding.rows[:ROWS_SAID]])  # fmt: skip
+    refuse(data.audit, strict=config.data.strict)
 
 
 def read_data(config: RunConfig) -> Data:
@@ -117,12 +144,14 @@ def read_data(config: RunConfig) -> Data:
                         param=errors[0].param)  # fmt: skip
     assert train is not None
     examples, kept_back = train.examples, held_out.examples if held_out else []
+    unseen = [example for loaded in (held_out, *tests.values()) if loaded for example in loaded.examples]
+    found = audit(table_of(examples), table_of(unseen) if unseen else None)
     if isinstance(share, float):
-        examples, kept_back = split_examples(examples, share, config.train.seed)
+        examples, kept_back = split_examples(examples, share, config.train.seed, found.clusters)
     files = [config.data.train, *([share] if isinstance(share, str) else []), *sources.values()]
     return Data(examples, kept_back, {name: loaded.examples for name, loaded in tests.items() if loaded},
                 train.format, train.format_reason,
-                {file: durable.sha256(Path(file)) for file in files if Path(file).is_file()})  # fmt: skip
+                {file: durable.sha256(Path(file)) for file in files if Path(file).is_file()}, found)  # fmt: skip
 
 
 def load_renderer(config: RunConfig) -> tuple[Renderer, tuple[int, ...]]:
@@ -199,8 +228,8 @@ def refuse_changed_data(run: RunFolder, files: Mapping[str, str]) -> None:
 
 
 def write_audit(run: RunFolder, data: Data, rows: Sequence[Rendered], counts: dict[str, int]) -> None:
-    durable.write_json(run / "audit.json", {
-        "version": 1, "format": data.format, "format_reason": data.format_reason, "files": data.files,
+    durable.write_json(run / "audit.json", data.audit.as_record() | {
+        "format": data.format, "format_reason": data.format_reason, "files": data.files,
         "rows": counts, "tokens": lengths_of(rows),
     })  # fmt: skip
     run.say("data", f"{counts['train']} rows to train on, {counts['eval']} held out; {data.format} format: "
