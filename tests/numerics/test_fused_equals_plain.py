@@ -250,6 +250,7 @@ def test_a_step_without_rows_changes_nothing(speed: Speed) -> None:
     engine.forward_backward({"one": random_rows(2)})
     engine.step(settings)
     before = [p.clone() for p in engine._trained["one"].parameters.values()]
+    assert engine.forward_backward({"one": []})["one"].mean == 0.0
     assert dict(engine.step(settings)) == {"one": 0.0}
     assert all(map(torch.equal, before, engine._trained["one"].parameters.values()))
 

@@ -60,11 +60,11 @@ class FastPath:
         self, batches: Mapping[str, Sequence[Rendered]], capacity: int, *, packing: bool
     ) -> dict[str, torch.Tensor]:
         """Adds gradients. For each adapter: the sum of its losses and how many first choices were right, shape (2,)."""
-        totals: dict[str, torch.Tensor] = {}
+        totals = {name: torch.zeros(2, device=self.device) for name in batches}
         numbered = {self._names.index(name): rows for name, rows in batches.items()}
         for one in passes(numbered, capacity, self.device, packing=packing, coarse=self.graphs is not None):
             for name, sums in zip(self._names[one.tensors.slots.first :], self._run(one), strict=False):
-                totals[name] = totals[name] + sums if name in totals else sums
+                totals[name] += sums
         return totals
 
     def logprobs(
