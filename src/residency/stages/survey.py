@@ -19,7 +19,7 @@ from residency.models.load import load_config
 from residency.stages.eye import model_findings
 from residency.stages.facts import device, gather
 from residency.stages.model import DTYPES
-from residency.stages.prepare import Data, lengths_of, load_renderer, look_with_model, read_data, render
+from residency.stages.prepare import Data, audit_data, hold_out, lengths_of, load_renderer, read_data, render
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,8 @@ def check(config: RunConfig, *, eye: bool = False) -> CheckResult:
     """
     data = read_data(config)
     renderer, _ = load_renderer(config)
-    data = look_with_model(data, renderer)
+    found = audit_data(data, renderer)
+    data = hold_out(config, data, found.clusters)
     rows = render(config, renderer, data.train)
     render(config, renderer, data.held_out)
     limit = config.data.max_length_tokens
@@ -68,7 +69,7 @@ def check(config: RunConfig, *, eye: bool = False) -> CheckResult:
         over_long=len(too_long),
         example=renderer.describe(data.train[0]),
         audit=with_findings(
-            data.audit,
+            found,
             [over_long_finding(too_long, len(rows), limit), *(model_findings(config, data, renderer) if eye else [])],
         ),
     )
@@ -87,7 +88,7 @@ def over_long_finding(rows: list[Origin], number: int, limit: int) -> Finding | 
 
 def estimate(config: RunConfig) -> EstimateResult:
     """Memory and time of the training, from the data, the model's shape and this machine's measured speed."""
-    data = read_data(config)
+    data = hold_out(config, read_data(config))
     renderer, _ = load_renderer(config)
     rows = render(config, renderer, data.train)
     hf_config = load_config(config.model)
