@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +17,7 @@ from residency.errors import ConfigError
 
 if TYPE_CHECKING:
     from residency.data.audit.audit import Audit
+    from residency.data.audit.table import Table
     from residency.data.messages import Origin
 
 EPILOG = """
@@ -32,7 +33,8 @@ Examples
 
     residency check train.jsonl --fix clean.jsonl --split 80/10/10
 """
-ROWS_SHOWN = 5
+ROWS_SHOWN = 3
+EXCERPT_CHARACTERS = 56
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Checked:
     format: str
     format_reason: str
     audit: Audit
-    unusable: Sequence[Origin] = ()
+    unusable: Mapping[Origin, str] = field(default_factory=dict)
     tokens: dict[str, float] | None = None
     over_long: int = 0
     example: str = ""
@@ -118,13 +120,14 @@ def run_config(source: str, model: str | None, test: str | None, overrides: list
 
 
 def check_rows(source: str, test: str | None, *, skip_unusable: bool) -> Checked:
-    from residency.data.audit.audit import audit
+    from residency.data.audit.audit import audit, unusable_finding, with_findings
     from residency.data.audit.table import read_table
 
     read = read_table(source, skip_unusable=skip_unusable)
     unseen = read_table(test, purpose="test").table if test else None
     rows = {"read": len(read.table) + len(read.unusable)} | ({"test": len(unseen)} if unseen else {})
-    return Checked(source, rows, read.format, read.format_reason, audit(read.table, unseen), read.unusable)
+    found = with_findings(audit(read.table, unseen), [unusable_finding(read)])
+    return Checked(source, rows, read.format, read.format_reason, found, read.unusable)
 
 
 def check_run(config: RunConfig, *, eye: bool) -> Checked:
@@ -172,11 +175,30 @@ def show_findings(audit: Audit) -> None:
     """The score, then each finding with the points it costs and its first rows."""
     from residency.data.audit.score import points_lost
 
+    place = {origin: row for row, origin in enumerate(audit.table.origins(range(len(audit.table))))}
     print_line(f"score:  {audit.score} of 100")
     for finding, points in zip(audit.findings, points_lost(audit.findings), strict=True):
         cost = f" (-{points:.1f} points)" if points >= 0.05 else ""
-        print_line(f"\n{finding.severity}: {finding.check}{cost}: {finding.message}")
-        if finding.rows:
-            more = len(finding.rows) - ROWS_SHOWN
-            shown = ", ".join(map(str, finding.rows[:ROWS_SHOWN]))
-            print_line(f"  {shown}{f' and {more:,} more' if more > 0 else ''}")
+        print_line(f"\n{finding.severity}: {finding.check}{cost}: {finding.message}", wrap=True)
+        for number, origin in enumerate(finding.rows[:ROWS_SHOWN]):
+            other = f" ~ {finding.others[number]}" if finding.others else ""
+            said = finding.data["reasons"][number] if "reasons" in finding.data else ""
+            if origin in place:
+                said = excerpt(audit.table, place[origin])
+            print_line(f"  {origin}{other}: {said}" if said else f"  {origin}{other}")
+        if len(finding.rows) > ROWS_SHOWN:
+            print_line(f"  and {len(finding.rows) - ROWS_SHOWN:,} more (--json names them)")
+
+
+def excerpt(table: Table, row: int) -> str:
+    """How the prompt and the answer begin and end, with nothing private in it."""
+    return " -> ".join(shortened(text) for text in (table.prompts[row], table.answers[row]) if text.strip())
+
+
+def shortened(text: str) -> str:
+    from residency.data.audit.private import mask_private
+
+    ends = 40 * EXCERPT_CHARACTERS
+    text = " ".join(mask_private(text if len(text) <= 2 * ends else f"{text[:ends]} {text[-ends:]}").split())
+    half = EXCERPT_CHARACTERS // 2
+    return text if len(text) <= EXCERPT_CHARACTERS else f"{text[:half]} ... {text[-half:]}"

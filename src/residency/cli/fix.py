@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ def refuse_fix(fix: Path | None, split: str | None, review: bool) -> None:
 
 
 def fix_rows(
-    source: str, audit: Audit, unusable: Sequence[Origin], out: Path, split: str | None, review: bool
+    source: str, audit: Audit, unusable: Mapping[Origin, str], out: Path, split: str | None, review: bool
 ) -> dict[str, Any]:
     """Writes the repaired rows and the change log; returns what was done, `said` in sentences."""
     from residency.data.audit.fix import change_log, proposals, write_fixed
@@ -45,7 +46,7 @@ def fix_rows(
     changes = asked(proposed, audit) if review else [change for change in proposed if change.wanted]
     parts = None
     if shares:
-        names = split_by_cluster(audit.clusters, shares)
+        names = split_by_cluster(audit.groups, shares)
         parts = dict(zip(audit.table.file_lines, names, strict=True))
     written = write_fixed(source, changes, out, parts)
     made = Counter(f"{change.action} ({change.check})" for change in changes)
@@ -57,33 +58,49 @@ def fix_rows(
         f"changes: {listed}; each in {change_log(out)}",
     ]
     if left:
-        said.append(f"left as they are: {left:,} rows that contradict another; --review asks for each")
+        said.append(f"left as they are: rows that contradict another, {left:,}; --fix with --review asks for each")
     return {"files": written, "changes": dict(made), "log": str(change_log(out)), "said": said}
 
 
 def asked(proposed: Sequence[Change], audit: Audit) -> list[Change]:
     """The changes that a person accepts at the terminal."""
-    from rich.panel import Panel
     from rich.prompt import Prompt
-    from rich.text import Text
 
     from residency.progress import console
 
-    row_of = {line: row for row, line in enumerate(audit.table.file_lines)}
     accepted: list[Change] = []
     answer = ""
     for number, change in enumerate(proposed, 1):
         if answer not in ("all", "none"):
-            rows = [row_of[origin.line] for origin in (change.other, change.origin) if origin and origin.line in row_of]
-            for row in rows:
-                text = f"{audit.table.prompts[row][:TEXT_SHOWN]}\n\n> {audit.table.answers[row][:TEXT_SHOWN]}"
-                console.print(Panel(Text(text), title=str(audit.table.origin(row)), title_align="left"))
-            console.print(
-                f"{number} of {len(proposed)}: {change.action} {change.origin}: it {change.reason}", markup=False
-            )
-            default = "y" if change.wanted else "n"
-            answer = Prompt.ask("do it? (all and none answer for the rest)", console=console,
-                                choices=["y", "n", "all", "none"], default=default)  # fmt: skip
+            show_change(change, audit)
+            question = f"{number} of {len(proposed)}: {change.action} {change.origin}: it {change.reason}"
+            console.print(question, markup=False)
+            choices = ["y", "n", *(["other"] if change.check == "contradictions" else []), "all", "none"]
+            more = "other drops the other one; " if "other" in choices else ""
+            answer = Prompt.ask(f"do it? ({more}all and none answer for the rest)", console=console,
+                                choices=choices, default="y" if change.wanted else "n")  # fmt: skip
         if answer == "y" or (answer == "all" and change.wanted):
             accepted.append(change)
+        elif answer == "other" and change.other:
+            accepted.append(replace(change, origin=change.other, other=change.origin))
     return accepted
+
+
+def show_change(change: Change, audit: Audit) -> None:
+    """The row, the one that it repeats or contradicts, and what an edit would make of it."""
+    from rich.panel import Panel
+    from rich.text import Text
+
+    from residency.data.audit.fix import EDITS
+    from residency.progress import console
+
+    row_of = {line: row for row, line in enumerate(audit.table.file_lines)}
+    edit = EDITS.get(change.action)
+    panels = [(origin, None) for origin in (change.other, change.origin) if origin and origin.line in row_of]
+    for origin, made in [*panels, *([(change.origin, edit)] if edit else [])]:
+        row = row_of[origin.line]
+        texts = [audit.table.prompts[row], audit.table.answers[row]]
+        if made:
+            texts = [made(text, answer) for text, answer in zip(texts, (False, True), strict=True)]
+        body = Text("\n\n> ".join(text[:TEXT_SHOWN] for text in texts))
+        console.print(Panel(body, title="afterwards" if made else str(origin), title_align="left"))

@@ -85,7 +85,8 @@ def unusable(source: str, bad_rows: int, rows_read: int, problems: list[str]) ->
     return DataError(
         f"{bad_rows:,} of {rows_read:,} rows in {source} cannot be used",
         param=source,
-        hint="correct or remove these rows; nothing is dropped for you",
+        hint="correct these rows, or leave them out with `residency check FILE --fix CLEAN.jsonl`; nothing is dropped "
+        "unasked",
         problems=problems,
     )
 

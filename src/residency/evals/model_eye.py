@@ -16,7 +16,7 @@ from typing import Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from residency.data.audit.findings import Finding
+from residency.data.audit.findings import Finding, count
 from residency.data.audit.table import text_of
 from residency.data.audit.words import words_of
 from residency.data.messages import Example, Message, Rendered
@@ -72,8 +72,8 @@ def check_following(engine: Engine, renderer: Renderer, examples: Sequence[Examp
         return []
     return [Finding(
         "does_not_follow", "note",
-        f"{len(queue):,} of {len(examples):,} rows looked at have an answer that hardly follows from its prompt: a "
-        f"person should look at them, the first ones first",
+        f"Answers that hardly follow from their prompts, as the untuned model reads them: {len(queue):,} of "
+        f"{len(examples):,} rows looked at. Look at them, the first ones first; labels may stand here though right.",
         [examples[i].origin for i in queue],
         {"looked_at": len(examples), "ratios": [round(float(ratios[i]), 3) for i in queue]},
     )]  # fmt: skip
@@ -130,16 +130,16 @@ def check_knowledge(engine: Engine, renderer: Renderer, examples: Sequence[Examp
     beliefs = ask(engine, renderer, facts, seed)
     counts = Counter(belief.knowledge for belief in beliefs)
     known = f"{counts['known']:,} known, {counts['maybe_known']:,} perhaps"
-    findings = [Finding("knowledge", "note", f"of {len(facts):,} rows that state a short fact the model has {known}, "
-                        f"{counts['unknown']:,} unknown and {counts['conflict']:,} otherwise",
+    findings = [Finding("knowledge", "note", f"Of {len(facts):,} rows that state a short fact the model has {known}, "
+                        f"{counts['unknown']:,} unknown and {counts['conflict']:,} otherwise.",
                         data={"facts": len(facts), **{str(name): n for name, n in counts.items()}})]  # fmt: skip
     conflicts = [i for i, belief in enumerate(beliefs) if belief.knowledge == "conflict"]
     if conflicts:
         conflicts.sort(key=lambda i: -beliefs[i].gap)
         findings.append(Finding(
             "conflicts", "warning",
-            f"{len(conflicts):,} rows contradict what the model has learned: if they are right, tuning will hold only "
-            f"near the training prompts, and a system prompt or retrieval holds better; if not, correct them",
+            f"Facts that the model has learned otherwise: {count(len(conflicts))}. If the rows are right, tuning will "
+            "hold only near their prompts, and a system prompt or retrieval holds better; if not, correct them.",
             [facts[i].origin for i in conflicts],
             {"rows": [{"row": str(facts[i].origin), "answer": facts[i].reference, "model": beliefs[i].own_answer,
                        "gap_nats": round(beliefs[i].gap, 2)} for i in conflicts]},
@@ -148,8 +148,8 @@ def check_knowledge(engine: Engine, renderer: Renderer, examples: Sequence[Examp
     if len(unknown) > TOO_MANY_UNKNOWN * len(facts):
         findings.append(Finding(
             "unknown_facts", "warning",
-            f"{len(unknown):,} of {len(facts):,} rows with a short fact are new to the model: such rows are learned "
-            f"slowly and teach it to invent; give facts in the prompt (retrieval) rather than by tuning",
+            f"Facts that are new to the model: {len(unknown):,} of {len(facts):,} rows with a short one. Such rows are "
+            "learned slowly and teach it to invent; give facts in the prompt (retrieval) rather than by tuning.",
             [facts[i].origin for i in unknown],
         ))  # fmt: skip
     return findings
@@ -168,10 +168,10 @@ def factual(examples: Sequence[Example]) -> list[Example]:
 
 def states_a_fact(example: Example) -> bool:
     answer = example.reference.strip()
-    count = len(words_of(answer))
+    length = len(words_of(answer))
     asked = " ".join(text_of(message) for message in example.prompt)
     return (
-        0 < count <= MOST_FACT_WORDS
+        0 < length <= MOST_FACT_WORDS
         and not example.tools
         and not re.match(r"[\[{<`]", answer)
         and not says(asked, answer)

@@ -81,7 +81,7 @@ def prepare(config: RunConfig, run: RunFolder) -> Prepared:
     else:
         found = audit_data(data, renderer)
         report_findings(config, run, found)
-        data = hold_out(config, data, found.clusters)
+        data = hold_out(config, data, found.groups)
     rows, held_out = (render(config, renderer, part) for part in (data.train, data.held_out))
     if resuming:
         resolved, reasons = read_resolved(run)
@@ -152,12 +152,12 @@ def read_data(config: RunConfig) -> Data:
                 {file: durable.sha256(Path(file)) for file in files if Path(file).is_file()})  # fmt: skip
 
 
-def hold_out(config: RunConfig, data: Data, clusters: NDArray[np.int64] | None = None) -> Data:
+def hold_out(config: RunConfig, data: Data, groups: NDArray[np.int64] | None = None) -> Data:
     """Where `data.eval` is a share, that share of the training rows is held out, near copies on one side."""
     share = parse_eval(config.data.eval) if config.data.eval else None
     if not isinstance(share, float):
         return data
-    train, held_out = split_examples(data.train, share, config.train.seed, clusters)
+    train, held_out = split_examples(data.train, share, config.train.seed, groups)
     return replace(data, train=train, held_out=held_out)
 
 

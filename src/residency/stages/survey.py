@@ -54,7 +54,7 @@ def check(config: RunConfig, *, eye: bool = False) -> CheckResult:
     data = read_data(config)
     renderer, _ = load_renderer(config)
     found = audit_data(data, renderer)
-    data = hold_out(config, data, found.clusters)
+    data = hold_out(config, data, found.groups)
     rows = render(config, renderer, data.train)
     render(config, renderer, data.held_out)
     limit = config.data.max_length_tokens
@@ -80,7 +80,7 @@ def over_long_finding(rows: list[Origin], number: int, limit: int) -> Finding | 
         return None
     return Finding(
         "over_long", "warning" if len(rows) > 0.01 * number else "note",
-        f"{count(len(rows))} are longer than {limit:,} tokens as this model reads them; data.over_long decides whether "
+        f"Longer than {limit:,} tokens as this model reads them: {count(len(rows))}. data.over_long decides whether "
         "they are dropped or cut.",
         rows, {"limit": limit}, len(rows) / number,
     )  # fmt: skip

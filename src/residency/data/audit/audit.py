@@ -2,6 +2,7 @@
 
     stage 0   what one row shows by itself            schema.py, residue.py
     stage 1   rows compared, seconds on a CPU         compare.py, private.py, style.py
+    stage 2   what the rows are about                 subjects.py
 
 Every check is linear in the number of rows. A check finds; what may be repaired is proposed by `fix`, and nothing is
 changed here.
@@ -20,14 +21,14 @@ from numpy.typing import NDArray
 
 from residency.data.audit import findings as says
 from residency.data.audit import schema, style
-from residency.data.audit.compare import Compared, compare_rows, contradictions, leaks, near_clusters
+from residency.data.audit.compare import Compared, compare_rows, contradictions, leaks, near_clusters, split_groups
 from residency.data.audit.findings import SEVERITIES, Finding
 from residency.data.audit.private import find_private
 from residency.data.audit.residue import find_residue
 from residency.data.audit.score import points_lost, score
 from residency.data.audit.similar import Pairs
 from residency.data.audit.subjects import check_subjects
-from residency.data.audit.table import Table, joined_tables
+from residency.data.audit.table import Table, TableRead, joined_tables
 from residency.data.audit.words import row_frequency
 from residency.errors import DataError
 from residency.progress import track
@@ -45,6 +46,8 @@ class Audit:
     """The gravest first."""
     clusters: NDArray[np.int64]
     """By training row: the first row that says the same, or nearly."""
+    groups: NDArray[np.int64]
+    """By training row: the first row that has to stay on the same side of a split."""
     contradictions: Pairs
     leaks: Pairs
     """(training row, test row); test rows are numbered behind the training rows."""
@@ -91,7 +94,8 @@ def audit(train: Table, test: Table | None = None) -> Audit:
             *step(check_subjects(train, test)),
         ]
     kept = by_gravity(one for one in found if one)
-    return Audit(train, kept, clusters, pairs, leaked, plots(train, compared))
+    groups = split_groups(compared, clusters)
+    return Audit(train, kept, clusters, groups, pairs, leaked, plots(train, compared))
 
 
 def by_gravity(findings: Iterable[Finding]) -> list[Finding]:
@@ -113,6 +117,18 @@ def refuse(found: Audit, *, strict: bool) -> None:
         )  # fmt: skip
 
 
+def unusable_finding(read: TableRead) -> Finding | None:
+    """The rows that were skipped, because a repair will leave them out."""
+    number = len(read.unusable)
+    if not number:
+        return None
+    share = number / (number + len(read.table))
+    return Finding(
+        "unusable", "error", f"Rows that cannot be used: {says.count(number)} ({share:.1%}). `--fix` leaves them out.",
+        list(read.unusable), {"reasons": list(read.unusable.values())[: says.ROWS_RECORDED]}, share,
+    )  # fmt: skip
+
+
 def duplicate_findings(table: Table, compared: Compared, clusters: NDArray[np.int64]) -> list[Finding | None]:
     number = len(table)
     keys = compared.keys[:number]
@@ -121,26 +137,25 @@ def duplicate_findings(table: Table, compared: Compared, clusters: NDArray[np.in
     return [
         says.of_rows(
             "exact_duplicates", "warning", table, exact,
-            "{rows} repeat an earlier one word for word; they count twice in training. "
-            "`--fix` keeps one of each.",
-            first=lambda row: str(table.origin(int(keys[row]))),
+            "Word-for-word copies of an earlier row: {rows}. They count twice in training; `--fix` keeps one of each.",
+            other=lambda row: int(keys[row]),
         ),
         says.of_rows(
             "near_duplicates", "warning", table, near,
-            "{rows} say nearly the same as an earlier one; a split by chance would put copies on both sides. "
-            "`--fix` keeps one of each group and splits by group.",
-            first=lambda row: str(table.origin(int(clusters[row]))),
+            "Near copies of an earlier row: {rows}. A split by chance would put copies on both sides; `--fix` keeps "
+            "one of each group, and a share in data.eval is held out by group.",
+            other=lambda row: int(clusters[row]),
         ),
     ]  # fmt: skip
 
 
 def contradiction_finding(table: Table, pairs: Pairs) -> Finding | None:
-    first = {int(b): str(table.origin(int(a))) for a, b in pairs}
+    first = {int(b): int(a) for a, b in pairs}
     return says.of_rows(
         "contradictions", "warning", table, list(first),
-        "{rows} answer a question differently than an earlier row does; the model learns to guess between them. "
-        "Keep the right answer of each pair.",
-        first=first.__getitem__,
+        "Another answer to a question that an earlier row answers: {rows}. The model learns to guess between them; "
+        "keep the right one of each pair (`--fix --review` asks for each).",
+        other=first.__getitem__,
     )  # fmt: skip
 
 
@@ -150,11 +165,9 @@ def leak_finding(table: Table, pairs: Pairs, number: int) -> Finding | None:
     share = len(pairs) / (len(table) - number)
     return Finding(
         "leaks", "warning",
-        f"{says.count(len(pairs))} of the test ({share:.1%}) stand in the training data too, or nearly so; the test "
-        "would reward remembering. Take them out of the training data (`--fix`) or out of the test.",
-        table.origins(pairs[:, 0]),
-        {"pairs": [[str(table.origin(int(a))), str(table.origin(int(b)))] for a, b in pairs[: says.ROWS_RECORDED]]},
-        share,
+        f"Test rows that stand in the training data, whole or nearly so: {says.count(len(pairs))} ({share:.1%} of the "
+        "test). The test would reward remembering; take them out of the training data (`--fix`) or out of the test.",
+        table.origins(pairs[:, 0]), {"share": round(share, 6)}, share, table.origins(pairs[:, 1]),
     )  # fmt: skip
 
 
@@ -169,12 +182,13 @@ def private_findings(table: Table) -> list[Finding | None]:
     return [
         says.of_rows(
             "secrets", "warning", table, secret,
-            "{rows} hold a key, token or password; a model repeats what it was trained on. `--fix` masks them.",
+            "Keys, tokens or passwords in {rows}. A model repeats what it was trained on: renew those that are real; "
+            "`--fix` masks them.",
         ),
         says.of_rows(
             "personal_data", "warning", table, personal,
-            f"{{rows}} hold personal data ({', '.join(f'{kind}: {n}' for kind, n in counted.most_common())}). "
-            "`--fix` masks them.",
+            f"Personal data ({', '.join(f'{kind}: {n}' for kind, n in counted.most_common())}) in {{rows}}. A model "
+            "repeats what it was trained on; `--fix` masks them.",
         ),
     ]  # fmt: skip
 
@@ -192,8 +206,8 @@ def residue_finding(table: Table, pieces: dict[int, str]) -> Finding | None:
     common = ", ".join(f"{piece!r}" for piece, _ in Counter(pieces.values()).most_common(3))
     return says.of_rows(
         "residue", "warning", table, list(pieces),
-        f"{{rows}} hold pieces of a prompt template ({common}); the model's own template is added to them and the "
-        "model learns to write them. `--fix` strips them.",
+        f"Pieces of a prompt template ({common}) in {{rows}}. The model's own template comes on top, and it would "
+        "learn to write theirs; `--fix` strips them.",
     )  # fmt: skip
 
 
@@ -201,24 +215,33 @@ def schema_findings(table: Table, compared: Compared) -> list[Finding | None]:
     frequency = row_frequency(compared.answers, len(compared.words))
     answers = compared.answers.first_rows(len(table))
     unmarked = schema.without_end_mark(table.answers)
+    silent = [row for row, roles in enumerate(table.roles) if roles and not table.prompts[row].strip()]
     stopped, unended = schema.cut_off(table.answers, answers, compared.words, frequency)
     return [
         says.of_rows(
             "cut_off", "warning", table, stopped,
-            "{rows} have an answer that stops in the middle; the model learns to stop there too. Complete them.",
+            "Answers that stop in the middle: {rows}. The model learns to stop there too; complete them, or leave "
+            "these rows out.",
         ),
         says.of_rows(
             "no_end", "note", table, unended,
-            "{rows} have an answer that does not end like a sentence, as most others do; look whether it was cut off.",
+            "Answers that do not end like a sentence, as most others do: {rows}. Look whether they were cut off.",
         ),
         says.of_rows(
             "end_marks", "warning", table, unmarked[1] if unmarked else [],
-            f"{{rows}} lack the mark {unmarked[0] if unmarked else ''!r} that ends the others' answers.",
+            f"Answers without the mark {unmarked[0] if unmarked else ''!r} that ends the others: {{rows}}. Take it out "
+            "everywhere (the chat template ends a turn by itself), or add it here.",
         ),
         system_finding(table),
         says.of_rows(
+            "empty_prompts", "warning", table, silent,
+            "Prompts that say nothing: {rows}. The answer follows from no question; write one, or leave these rows "
+            "out.",
+        ),
+        says.of_rows(
             "roles", "warning", table, [row for row, roles in enumerate(table.roles) if not alternates(roles)],
-            "{rows} have turns of user and assistant that do not alternate; some chat templates refuse those.",
+            "Turns of user and assistant that do not alternate: {rows}. Some chat templates refuse those; join what "
+            "one speaker says in a row.",
         ),
     ]  # fmt: skip
 
@@ -239,8 +262,8 @@ def system_finding(table: Table) -> Finding | None:
     return says.of_rows(
         "system_texts", "warning" if rare else "note", table,
         [row for row, system in enumerate(table.systems) if system in rare],
-        f"The data have {len(counts)} system texts; {most / len(table):.0%} of the rows have {shown}. "
-        "{rows} have a rare one: what is trained under one text holds less under another.",
+        f"{len(counts)} system texts; {most / len(table):.0%} of the rows have {shown}. With a rare one: {{rows}}. "
+        "What is trained under one text holds less under another; use the one that will be used later.",
         always=True, costs=bool(rare),
     )  # fmt: skip
 
@@ -261,8 +284,8 @@ def language_finding(table: Table) -> Finding | None:
     listed = ", ".join(f"{code} {n / counts.total():.1%}" for code, n in counts.most_common(5))
     sampled = f" (every {step}th row was looked at)" if step > 1 else ""
     return says.of_rows(
-        "languages", "note", table, other, f"The answers are in several languages: {listed}{sampled}. "
-        "{rows} are not in the usual one.", always=True, costs=False,
+        "languages", "note", table, other, f"Answers in several languages: {listed}{sampled}. Not in the usual one: "
+        "{rows}. Leave out those that are not wanted.", always=True, costs=False,
     )  # fmt: skip
 
 
@@ -279,17 +302,19 @@ def style_findings(table: Table, compared: Compared, residue: Collection[int]) -
     return [
         says.of_rows(
             "format_minority", "warning", table, list(rare),
-            f"{{rows}} are written unlike the rest ({listed}). One format for one task: rewrite them, or add more.",
+            f"Answers written unlike the rest ({listed}): {{rows}}. One format for one task; rewrite them, or add more "
+            "of the kind.",
         ),
         says.of_rows(
             "refusals", "warning" if len(refused) > 0.1 * number else "note", table, refused,
-            "{rows} refuse to answer. A model refuses about as often as its examples do, and more widely.",
+            "Answers that refuse: {rows}. A model refuses about as often as its examples do, and more widely; keep "
+            "those that are wanted.",
             costs=len(refused) > 0.1 * number,
         ),
         label_finding(table),
         says.of_rows(
             "length_outliers", "note", table, style.length_outliers(words),
-            "{rows} are far shorter or longer than the others; look whether something went wrong.", costs=False,
+            "Rows far shorter or longer than the others: {rows}. Look whether something went wrong.", costs=False,
         ),
     ]  # fmt: skip
 
@@ -326,12 +351,14 @@ def special_token_findings(table: Table, tokens: Collection[str], grave: frozens
     return [
         says.of_rows(
             "special_tokens", "error", table, ending,
-            "{rows} hold tokens with which this model begins or ends a turn, inside their text; it would learn to end "
-            "there, and read the rest as another speaker's. Edit these rows, or leave them out.",
+            "Tokens with which this model begins or ends a turn, inside the text of {rows}. It would learn to end "
+            "there, and read the rest as another speaker's; edit these rows, or leave them out (`--fix` strips the "
+            "usual ones).",
         ),
         says.of_rows(
             "special_tokens", "warning", table, [row for row in found if row not in set(ending)],
-            "{rows} hold special tokens of this model inside their text; they are read as such, not as characters.",
+            "Special tokens of this model inside the text of {rows}. They are read as such, not as characters; edit "
+            "these rows unless that is wanted.",
         ),
     ]  # fmt: skip
 

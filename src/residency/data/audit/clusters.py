@@ -191,7 +191,7 @@ def check_topics(found: Topics, table: Table) -> list[Finding]:
         for each in found.topics
     ]  # fmt: skip
     largest = "; ".join(f"{each.name} ({each.share:.0%})" for each in found.topics[:3])
-    message = f"{len(found.topics)} topics; the largest: {largest}"
+    message = f"{len(found.topics)} topics; the largest: {largest}. Look whether what matters most has its share."
     topics = Finding("topics", "note", message, data={"topics": listed, "map": map_points(found, table)})
     return [topics, *uneven_topics(found, table)]
 
@@ -208,8 +208,8 @@ def uneven_topics(found: Topics, table: Table) -> list[Finding]:
         if excess[feature] >= UNEVEN:
             findings.append(Finding(
                 "uneven_style", "note",
-                f"answers about {each.name} ({len(each.rows):,} rows) are of mixed style ({STYLE[feature]}), more than "
-                f"those of other topics: agree on one",
+                f"Answers about {each.name} ({len(each.rows):,} rows) are of mixed style ({STYLE[feature]}), more than "
+                "those of other topics; agree on one.",
                 table.origins(each.rows), {"topic": each.name, "feature": STYLE[feature],
                                            "variance": float(each.style_variances[feature])},
             ))  # fmt: skip

@@ -125,6 +125,18 @@ def near_clusters(compared: Compared) -> NDArray[np.int64]:
     return clusters_of(number, np.concatenate([as_pairs(near), exact]))
 
 
+def split_groups(compared: Compared, clusters: NDArray[np.int64]) -> NDArray[np.int64]:
+    """By training row, the first row that has to stay on its side of a split: near copies, and rows that ask the same,
+    whatever they answer."""
+    number = compared.num_train
+    asked = [
+        (a, b) for a, b, like in compared.near_prompts.each() if b < number and is_near_prompt(compared, a, b, like)
+    ]
+    telling = np.flatnonzero(compared.prompts.counts[:number])
+    links = [as_pairs(asked), equal_links(compared.prompt_keys, telling), equal_links(clusters, np.arange(number))]
+    return clusters_of(number, np.concatenate(links))
+
+
 def as_pairs(pairs: Sequence[tuple[int, int]]) -> Pairs:
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
@@ -247,7 +259,8 @@ def is_near_prompt(compared: Compared, left: int, right: int, like: float) -> bo
     one, two = compared.prompts.row(left), compared.prompts.row(right)
     if numbers_in(compared, one) != numbers_in(compared, two):
         return False
-    return like >= NEAR_LEAK or overlap(one, two) >= ALIKE_WORDS or same_question(compared, left, right)
+    shared = overlap(one, two)
+    return min(like, shared) >= NEAR_LEAK or shared >= ALIKE_WORDS or same_question(compared, left, right)
 
 
 def contained(compared: Compared, table: Table) -> list[tuple[int, int]]:

@@ -60,15 +60,12 @@ def check_coverage(
     far = far[np.argsort(cosines[far], kind="stable")].tolist()
     if not far:
         return []
-    pairs = [
-        {"row": str(test_rows[i]), "nearest": str(train_rows[int(rows[i])]), "cosine": round(float(cosines[i]), 3)}
-        for i in far
-    ]
     return [Finding(
         "uncovered_tests", "warning",
-        f"{len(far):,} of {len(test):,} test prompts are unlike every training prompt (cosine below {limit:.2f}): "
-        f"add examples like them, or say why the model should generalise so far",
-        [test_rows[i] for i in far], {"limit": limit, "pairs": pairs},
+        f"Test prompts unlike every training prompt (cosine below {limit:.2f}): {len(far):,} of {len(test):,}. Add "
+        "examples like them, or be ready for wrong answers there.",
+        [test_rows[i] for i in far], {"limit": limit, "cosines": [round(float(cosines[i]), 3) for i in far]},
+        others=[train_rows[int(rows[i])] for i in far],
     )]  # fmt: skip
 
 

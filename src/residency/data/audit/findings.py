@@ -33,6 +33,8 @@ class Finding:
     """Figures and pairs behind the sentence, ready for JSON."""
     share: float | None = None
     """The share of all rows that costs points in the score; null for what costs none."""
+    others: list[Origin] = field(default_factory=list)
+    """For each of `rows` the row that it repeats, contradicts, stands in or is nearest to, where there is one."""
 
     def as_record(self) -> dict[str, Any]:
         """For `audit.json` and `--json`: at most ROWS_RECORDED rows by name, and how many there are."""
@@ -42,6 +44,7 @@ class Finding:
             "message": self.message,
             "rows": [str(origin) for origin in self.rows[:ROWS_RECORDED]],
             "num_rows": len(self.rows),
+            **({"others": [str(origin) for origin in self.others[:ROWS_RECORDED]]} if self.others else {}),
             "data": self.data,
         }
 
@@ -53,22 +56,21 @@ def of_rows(
     rows: Sequence[int] | NDArray[np.int64],
     message: str,
     *,
-    first: Callable[[int], str] | None = None,
+    other: Callable[[int], int] | None = None,
     always: bool = False,
     costs: bool = True,
 ) -> Finding | None:
     """A finding about `rows`, which `{rows}` in the message counts; null where there are none, but for `always`.
 
-    `first` names the earlier row that a row repeats or contradicts.
+    `other` gives the number of the row that a row repeats or contradicts.
     """  # fmt: skip
     if not len(rows) and not always:
         return None
     share = len(rows) / len(table)
     data: dict[str, Any] = {"share": round(share, 6)}
-    if first:
-        data["pairs"] = [[first(int(row)), str(table.origin(int(row)))] for row in rows[:ROWS_RECORDED]]
     told = message.replace("{rows}", f"{count(len(rows))} ({share:.1%})")
-    return Finding(check, severity, told, table.origins(rows), data, share if costs else None)
+    others = table.origins(other(int(row)) for row in rows) if other else []
+    return Finding(check, severity, told, table.origins(rows), data, share if costs else None, others)
 
 
 def count(rows: int) -> str:

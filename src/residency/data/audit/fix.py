@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from residency import durable
@@ -49,14 +50,14 @@ class Change:
         }
 
 
-def proposals(found: Audit, unusable: Sequence[Origin] = ()) -> list[Change]:
+def proposals(found: Audit, unusable: Mapping[Origin, str] = MappingProxyType({})) -> list[Change]:
     """Every repair that the audit's findings allow, at most one drop a row, in the order of the rows.
 
     Copies, rows that stand in the test and unusable rows are dropped, private data masked, residue stripped. Of two
     rows that contradict each other a person has to choose: those changes are proposed, but not `wanted`.
     """
     table = found.table
-    changes = [Change(origin, "drop", "unusable", "the row cannot be used") for origin in unusable]
+    changes = [Change(origin, "drop", "unusable", reason) for origin, reason in unusable.items()]
     dropped: set[int] = set()
 
     def drop(row: int, check: str, reason: str, other: Origin | None, *, wanted: bool = True, **data: Any) -> None:
@@ -65,7 +66,7 @@ def proposals(found: Audit, unusable: Sequence[Origin] = ()) -> list[Change]:
             changes.append(Change(table.origin(row), "drop", check, reason, other, data, wanted))
 
     for test_pair in found.leaks.tolist():
-        drop(test_pair[0], "leaks", "stands in the test data too", None)
+        drop(test_pair[0], "leaks", "stands in the test data too, or nearly so", None)
     for cluster in groups(found.clusters):
         kept = next((row for row in cluster if row not in dropped), cluster[0])
         weight = round(math.log2(1 + len(cluster)), 2)

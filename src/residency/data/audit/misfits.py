@@ -60,7 +60,7 @@ def check_fit(table: Table, prompts: Vectors, answers: Vectors, seed: int = 0) -
     queue = np.argsort(scores, kind="stable")[: max(1, round(QUEUE_SHARE * len(asked)))]
     return [Finding(
         "misfit_answers", "note",
-        f"the {len(queue):,} answers that fit their questions and the answers to similar questions least: look at "
-        f"these rows first, since swapped and wrong answers stand among them",
+        f"The {len(queue):,} answers that fit their questions, and the answers to similar questions, least. Look at "
+        "these first: swapped and wrong answers stand among them, if there are any.",
         table.origins(asked[queue]), {"fits": [round(float(score), 2) for score in scores[queue]]},
     )]  # fmt: skip

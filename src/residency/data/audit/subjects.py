@@ -20,16 +20,19 @@ FEWEST_ROWS, MOST_ROWS = 100, 100_000
 def check_subjects(train: Table, test: Table | None = None, seed: int = 0) -> list[Finding]:
     """Topics, mixed style, misfit answers and uncovered test prompts; without word vectors one note that says so."""
     if len(train) < FEWEST_ROWS:
-        return []
+        message = f"Fewer than {FEWEST_ROWS} rows: topics, and habits of format, length and language, were not judged."
+        return [Finding("few_rows", "note", f"{message} They could not be told from chance.")]
     if not embedder_installed():
-        message = "topics, misfit answers and coverage of the test were not looked at: they need word vectors"
-        return [Finding("no_word_vectors", "note", f"{message} (pip install 'residency[topics]')")]
+        message = "Not looked at, for want of word vectors: topics, misfit answers, and test prompts unlike all others."
+        return [Finding("no_word_vectors", "note", f"{message} `pip install 'residency[topics]'` adds them.")]
     embedder = load_embedder()
     looked_at = part_of(train, seed)
     prompts = embedder.embed(subjects(looked_at))
     findings = check_topics(find_topics(looked_at, prompts, seed), looked_at)
     if len(looked_at) < len(train):
-        findings[0] = replace(findings[0], message=f"{findings[0].message} (of {MOST_ROWS:,} rows drawn at random)")
+        findings[0] = replace(
+            findings[0], message=f"{findings[0].message} Looked at: {MOST_ROWS:,} rows drawn at random."
+        )
     findings += check_fit(looked_at, prompts, embedder.embed(looked_at.answers), seed)
     if test is not None and len(test):
         asked, rows = embedder.embed(subjects(test)), range(len(looked_at))

@@ -62,7 +62,8 @@ class TableRead:
     table: Table
     format: str
     format_reason: str
-    unusable: list[Origin]
+    unusable: dict[Origin, str]
+    """Rows that cannot be used, and why."""
 
 
 def read_table(source: str, *, purpose: Purpose = "train", skip_unusable: bool = False) -> TableRead:
@@ -71,13 +72,13 @@ def read_table(source: str, *, purpose: Purpose = "train", skip_unusable: bool =
     Raises DataError with every unusable row, as `load_examples` does; with `skip_unusable` they are listed instead.
     """
     reading, table = Reading(source, purpose=purpose), Table()
-    skipped: list[Origin] = []
+    skipped: dict[Origin, str] = {}
     problems: list[str] = []
     for row in reading:
         if row.example:
             table.add(row.example)
         else:
-            skipped.append(row.raw.origin)
+            skipped[row.raw.origin] = "; ".join(row.problems)
             problems += [f"{row.raw.origin}: {problem}" for problem in row.problems]
     if reading.chosen is None or not len(table) or (problems and not skip_unusable):
         raise unusable(source, len(skipped), len(skipped) + len(table), problems)

@@ -33,7 +33,7 @@ def test_a_copy_is_named_and_the_row_it_repeats() -> None:
     prompt, answer = clean_rows()[4]
     found, line = with_rows((prompt.upper(), f"{answer}  "))
     assert lines(found, "exact_duplicates") == [line]
-    assert found.findings[0].data["pairs"] == [["train.jsonl:5", f"train.jsonl:{line}"]]
+    assert list(map(str, found.findings[0].others)) == ["train.jsonl:5"]
 
 
 def test_a_nearly_equal_row_joins_the_cluster_of_the_first() -> None:
