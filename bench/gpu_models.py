@@ -48,21 +48,6 @@ def random_model(name: str, dtype: torch.dtype = torch.bfloat16, device: str = "
         torch.set_default_dtype(before)
 
 
-def in_nf4(model: Any) -> None:
-    """Holds the linears of all layers in bitsandbytes' NF4, as loading for QLoRA does."""
-    import bitsandbytes as bnb
-
-    for layer in model.model.layers:
-        for part in (layer.self_attn, layer.mlp):
-            for name in [name for name, one in part.named_children() if type(one) is torch.nn.Linear]:
-                one = getattr(part, name)
-                held = bnb.nn.Linear4bit(one.in_features, one.out_features, bias=False, compute_dtype=one.weight.dtype,
-                                         compress_statistics=True, quant_type="nf4", device="meta")  # fmt: skip
-                held.weight = bnb.nn.Params4bit(one.weight.data, requires_grad=False, quant_type="nf4",
-                                                compress_statistics=True, module=held).cuda()  # fmt: skip
-                setattr(part, name, held)
-
-
 def engine_with_adapters(model: Any, count: int, speed: Speed, **settings: Any) -> tuple[Engine, list[str]]:
     """LoRA r=16, alpha 32, on all seven linears; B starts at N(0, 0.001), since a zero would hide errors in A."""
     engine = Engine(model, speed=speed, **settings)

@@ -3,7 +3,8 @@
 A row is MODEL:MIX:PRECISION:RUNS, such as llama31-8b:A:bf16:1; MIX is A or B (passes of 8192 tokens), `short`
 (8 documents of 128 tokens for each run), or 4x512 (so many documents of so many tokens). PRECISION is bf16, fp8, or nf4
 (QLoRA). After more colons: tokens=16384 (a pass), again=2 (layers formed again), graphs=off, fused=off, full=1 (all
-weights are trained, by autocast), layers=8 (of the shape's), profile (adds the time by kernel). Every step is a forward
+weights are trained, by autocast), layers=8 (of the shape's), trial (adds what
+`residency estimate` would say of the step's time), profile (adds the time by kernel). Every step is a forward
 and backward pass, clipping and AdamW, on new random tokens. Tokens are real ones:
 what fills a pass up never counts.
 """
@@ -25,12 +26,14 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from gpu_models import engine_with_adapters, in_nf4, mix_a, mix_b, random_model
+from gpu_models import engine_with_adapters, mix_a, mix_b, random_model
 
 from residency.data.messages import Rendered
 from residency.engine.engine import FULL, Engine
 from residency.engine.optim import StepSettings
 from residency.engine.speed import Speed
+from residency.models.nf4 import hold_in_nf4
+from residency.stages.trial import step_seconds
 
 WARM_UP, STEPS = 6, 20
 PASS_TOKENS = 8192
@@ -51,7 +54,7 @@ def loaded(name: str, mix: str, precision: str, runs: int, options: dict[str, st
     changes = {"num_hidden_layers": int(options["layers"])} if "layers" in options else {}
     model = random_model(name, torch.float32 if full else torch.bfloat16, **changes)
     if precision == "nf4":
-        in_nf4(model)
+        hold_in_nf4(model)
     tokens = (
         1024 * runs if mix == "short"
         else math.prod(map(int, mix.split("x"))) * runs if "x" in mix
@@ -67,6 +70,10 @@ def loaded(name: str, mix: str, precision: str, runs: int, options: dict[str, st
         engine.train_all_weights()
         return engine, [FULL], tokens
     return *engine_with_adapters(model, runs, speed, micro_batch_tokens=tokens), tokens
+
+
+def _one(found: tuple[Engine, list[str], int]) -> tuple[Engine, str]:
+    return found[0], found[1][0]
 
 
 def measure(row: str) -> dict[str, Any]:
@@ -117,6 +124,16 @@ def measure(row: str) -> dict[str, Any]:
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"), "reasons": engine.reasons,
     }  # fmt: skip
+    if "trial" in more:
+        batch, depth = ready[0][names[0]], engine.model.config.num_hidden_layers
+        del engine
+        result["trial_ms"] = round(
+            1e3
+            * step_seconds(
+                lambda layers: _one(loaded(name, mix, precision, 1, options | {"layers": str(layers)})), depth, batch
+            ),
+            2,
+        )
     if "profile" in more:
         result["profile_ms"] = profile(engine, ready[0], settings)
     return result

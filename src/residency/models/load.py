@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from residency.config.model import Model
 from residency.errors import ModelError, ResourceError
 from residency.models.hub import fetch_from_hub, is_hub_id, unknown
+from residency.models.nf4 import keep_differentiable, nf4
 from residency.models.processor import processor_name
 from residency.models.quiet import quiet_transformers
 from residency.models.starter import STARTER_ID, fetch_starter
@@ -166,24 +167,6 @@ def load_model(model: Model, *, dtype: torch.dtype, device: torch.device, quanti
     require_complete(folder, report)
     keep_differentiable(loaded)
     return loaded.eval()
-
-
-def keep_differentiable(model: PreTrainedModel) -> None:
-    """In evaluation mode bitsandbytes' CPU layers turn their weights into a layout that has no gradient, for good."""
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-
-
-def nf4(compute_dtype: torch.dtype) -> Any:
-    from transformers import BitsAndBytesConfig
-
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute_dtype,
-    )
 
 
 def require_complete(folder: Path, report: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,12 @@ def new_engine(model: Any, resolved: ResolvedConfig, autocast: torch.dtype | Non
         run.say("micro_batch_halved", f"memory ran out; {tokens} tokens pass at once from now on, with the same result",
                 level="warning", micro_batch_tokens=tokens)  # fmt: skip
 
+    return engine_for(model, resolved, autocast, said)
+
+
+def engine_for(
+    model: Any, resolved: ResolvedConfig, autocast: torch.dtype | None, said: Callable[[int], None]
+) -> Engine:
     return Engine(
         model,
         micro_batch_tokens=resolved.train.micro_batch_tokens,

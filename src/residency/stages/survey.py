@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -11,8 +13,8 @@ from residency.config.resolve import resolve
 from residency.data.audit.audit import Audit, with_findings
 from residency.data.audit.findings import Finding, count
 from residency.data.lengths import fit_length
-from residency.data.messages import Origin
-from residency.methods.sft import total_steps
+from residency.data.messages import Origin, Rendered
+from residency.methods.sft import rows_of_step, total_steps
 from residency.models.facts import Estimate, matmul_rate, model_facts
 from residency.models.facts import estimate as estimate_need
 from residency.models.load import load_config
@@ -20,6 +22,10 @@ from residency.stages.eye import model_findings
 from residency.stages.facts import device, gather, passes_of
 from residency.stages.model import DTYPES
 from residency.stages.prepare import Data, audit_data, hold_out, lengths_of, load_renderer, read_data, render
+from residency.stages.trial import measure
+
+TRIAL_SECONDS = 3.0
+"""No timed step is to take longer, by the formula, on the whole model; it takes far less on a shallow one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,22 +102,40 @@ def estimate(config: RunConfig) -> EstimateResult:
     resolved, reasons = resolve(config, facts)
     torch.set_num_threads(resolved.speed.threads)
     steps, tokens = total_steps(resolved.train, len(rows)), lengths_of(rows)
-    dtype = DTYPES[resolved.speed.precision]
+    dtype, mean = DTYPES[resolved.speed.precision], tokens["total"] / len(rows)
     model = model_facts(hf_config)
+    passes = passes_of(resolved, hf_config, model, dtype.itemsize)
     need = estimate_need(
         model,
         resolved.adapter,
-        passes=passes_of(resolved, hf_config, model, dtype.itemsize),
-        micro_batch_tokens=min(
-            resolved.train.micro_batch_tokens, int(resolved.train.batch_size * tokens["total"] / len(rows))
-        ),
+        passes=replace(passes, accumulated=resolved.train.batch_size * mean > resolved.train.micro_batch_tokens),
+        micro_batch_tokens=min(resolved.train.micro_batch_tokens, int(resolved.train.batch_size * mean)),
         trained_share=tokens["trained"] / tokens["total"],
-        total_tokens=int(steps * resolved.train.batch_size * tokens["total"] / len(rows)),
-        row_length=tokens["total"] / len(rows),
+        total_tokens=int(steps * resolved.train.batch_size * mean),
+        row_length=mean,
         matmul_flops=matmul_rate(device(), dtype),
         device=device().type,
     )
+    need = timed(need, resolved, hf_config, rows, steps)
     return EstimateResult(resolved, reasons, steps, need)
+
+
+def timed(need: Estimate, resolved: ResolvedConfig, hf_config: Any, rows: Sequence[Rendered], steps: int) -> Estimate:
+    """With the seconds of real steps in the place of the formula's: over as many rows of a step as pass in a moment."""
+    size = min(resolved.train.batch_size, len(rows))
+    order = rows_of_step(0, size, len(rows), resolved.train.seed)
+    share = min(1.0, TRIAL_SECONDS / max(need.seconds / steps, 1e-9))
+    batch = [rows[i] for i in order[: max(1, round(size * share))]]
+    seconds = measure(resolved, hf_config, batch)
+    if seconds is None:
+        return need
+    tokens = sum(map(len, batch))
+    seconds *= sum(map(len, rows)) / len(rows) * resolved.train.batch_size / tokens
+    basis = (
+        f"steps of {seconds:.3g} seconds, from real ones over {len(batch)} rows of {tokens} tokens on this machine, by "
+        "models of this shape with few layers; memory by formula"
+    )
+    return replace(need, seconds=seconds * steps, basis=basis)
 
 
 def count_rows(data: Data) -> dict[str, int]:
