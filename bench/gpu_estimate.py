@@ -50,11 +50,17 @@ def main() -> None:
         said = predicted_gib(row["row"], row["tokens_per_step"])
         found.append({"row": row["row"], "gib": row["peak_gib"], "estimate": round(said, 2),
                       "error": round(said / row["peak_gib"] - 1, 3)})  # fmt: skip
-        print(f"{row['row']:52} {row['peak_gib']:7.2f} {said:7.2f} {said / row['peak_gib'] - 1:+.1%}")
-    worst = max(math.fabs(one["error"]) for one in found)
-    print(f"largest error {worst:.1%} over {len(found)} rows")
+        line = f"{row['row']:52} {row['peak_gib']:7.2f} GiB {said / row['peak_gib'] - 1:+.1%}"
+        if "trial_ms" in row:
+            found[-1] |= {"ms": row["step_ms"], "estimate_ms": row["trial_ms"],
+                          "error_ms": round(row["trial_ms"] / row["step_ms"] - 1, 3)}  # fmt: skip
+            line += f" {row['step_ms']:9.2f} ms {found[-1]['error_ms']:+.1%}"
+        print(line)
+    worst = {key: max((math.fabs(one[key]) for one in found if key in one), default=None)
+             for key in ("error", "error_ms")}  # fmt: skip
+    print(f"largest errors {worst} over {len(found)} rows")
     if len(sys.argv) > 2:
-        Path(sys.argv[2]).write_text(json.dumps({"rows": found, "largest_error": worst}, indent=1) + "\n")
+        Path(sys.argv[2]).write_text(json.dumps({"rows": found, "largest": worst}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -72,10 +72,6 @@ def loaded(name: str, mix: str, precision: str, runs: int, options: dict[str, st
     return *engine_with_adapters(model, runs, speed, micro_batch_tokens=tokens), tokens
 
 
-def _one(found: tuple[Engine, list[str], int]) -> tuple[Engine, str]:
-    return found[0], found[1][0]
-
-
 def measure(row: str) -> dict[str, Any]:
     name, mix, precision, runs, *more = row.split(":")
     started = time.perf_counter()
@@ -125,18 +121,23 @@ def measure(row: str) -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%d"), "reasons": engine.reasons,
     }  # fmt: skip
     if "trial" in more:
-        batch, depth = ready[0][names[0]], engine.model.config.num_hidden_layers
+        depth = engine.model.config.num_hidden_layers
         del engine
-        result["trial_ms"] = round(
-            1e3
-            * step_seconds(
-                lambda layers: _one(loaded(name, mix, precision, 1, options | {"layers": str(layers)})), depth, batch
-            ),
-            2,
-        )
+        result["trial_ms"] = trial_ms(row, ready[0][names[0]], depth)
     if "profile" in more:
         result["profile_ms"] = profile(engine, ready[0], settings)
     return result
+
+
+def trial_ms(row: str, batch: list[Rendered], depth: int) -> float:
+    name, mix, precision, _, *more = row.split(":")
+    options = dict(part.split("=") for part in more if "=" in part)
+
+    def engine_of(layers: int) -> tuple[Engine, str]:
+        engine, [one], _ = loaded(name, mix, precision, 1, options | {"layers": str(layers)})
+        return engine, one
+
+    return round(1e3 * step_seconds(engine_of, depth, batch), 2)
 
 
 def profile(engine: Engine, batch: dict[str, list[Rendered]], settings: dict[str, StepSettings]) -> dict[str, Any]:
