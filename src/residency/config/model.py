@@ -109,6 +109,23 @@ class Train(Section, Generic[A]):
     """Newest checkpoints kept, beside the best one."""
 
 
+class Retention(Section, Generic[A]):
+    budget: Annotated[float, Field(gt=0)] | A = AUTO
+    """How much may be forgotten: KL(base, tuned) in nats per token on general prompts, over the base's own answers."""
+    replay: bool | A = AUTO
+    """Train on the base's own answers to general prompts beside the rows, to keep what it knows."""
+    stop: bool | A = AUTO
+    """Stop when two measurements in a row are over the budget, and keep the best weights from before."""
+    scale: Literal["propose", "take"] = "propose"
+    """Where the tuned model is over the budget: only propose a smaller adapter scale, or take it for the result."""
+    anchors: Annotated[int, Field(ge=0, le=128)] = 128
+    """General prompts that forgetting is measured on; 0 measures none."""
+    must_keep: list[str] = Field(default_factory=list)
+    """Prompts of your own whose answers must stay inside the budget too."""
+    general_text: str | None = None
+    """A text file whose perplexity is measured before and after."""
+
+
 class Evaluation(Section, Generic[A]):
     graders: list[Grader] | A = AUTO
     """How an answer is scored; `auto` takes json_match where every reference is JSON, else string_check."""
@@ -148,6 +165,7 @@ class Run(Section, Generic[A]):
     method: Method = Field(default=Sft())
     adapter: Lora[A] | Qlora[A] | Full | Peft = Field(default=DEFAULTS | {"kind": "lora"}, discriminator="kind")
     train: Train[A] = Field(default=DEFAULTS)
+    retention: Retention[A] = Field(default=DEFAULTS)
     eval: Evaluation[A] = Field(default=DEFAULTS)
     speed: Speed[A] = Field(default=DEFAULTS)
 
