@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from residency.config.model import Model
 from residency.data.messages import Rendered
@@ -111,6 +111,33 @@ def test_biases_and_untied_heads() -> None:
     assert results[1][0] == pytest.approx(results[0][0], rel=1e-5)
     assert results[1][1] == pytest.approx(results[0][1], rel=1e-4)
     assert results[1][2] == pytest.approx(results[0][2], rel=1e-3)
+
+
+def test_norms_of_each_head_as_in_qwen3() -> None:
+    def model() -> Qwen3ForCausalLM:
+        torch.manual_seed(0)
+        made = Qwen3ForCausalLM(
+            Qwen3Config(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, head_dim=24,
+                        num_key_value_heads=2, vocab_size=300, initializer_range=0.1)
+        ).eval()  # fmt: skip
+        with torch.no_grad():
+            for name, parameter in made.named_parameters():
+                if "norm" in name:
+                    parameter.uniform_(0.5, 1.5)
+        return made
+
+    rows, results = random_rows(6), []
+    for speed in (Speed(fused=False), FUSED, Speed(fused=True, layers_formed_again=1)):
+        engine = Engine(model(), speed=speed)
+        engine.add_adapter("one", LORA, seed=1)
+        assert (engine._fast is not None) == bool(speed.fused), engine.reasons
+        loss = engine.forward_backward({"one": rows})["one"]
+        norm = engine.step({"one": StepSettings(1e-2)})["one"]
+        results.append((loss.mean, norm, engine.logprobs("one", rows)[3].logprobs))
+    for loss, norm, logprobs in results[1:]:
+        assert loss == pytest.approx(results[0][0], rel=1e-5)
+        assert norm == pytest.approx(results[0][1], rel=1e-5)
+        np.testing.assert_allclose(logprobs, results[0][2], atol=1e-5)
 
 
 def test_several_adapters_train_as_each_alone_with_the_plain_passes() -> None:

@@ -42,6 +42,31 @@ class Pass:
     """The loss is then the divergence from it, instead of that of `targets`."""
 
 
+@dataclass(frozen=True, slots=True)
+class HeadNorms:
+    """Qwen3's norms of every query's and key's head, before their positions turn them."""
+
+    q: Any
+    k: Any
+
+    def forward(self, q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Norms q and k (tokens, heads, d) in their place. Returns what they were, and each head's factor."""
+        kept = []
+        for norm, x in ((self.q, q), (self.k, k)):
+            rows = x.reshape(-1, x.shape[2])
+            y, inverse, *_ = ew.rms_norm(rows, norm.weight, norm.variance_epsilon, False)
+            x.copy_(y.view(x.shape))
+            kept += [rows, inverse]
+        return tuple(kept)
+
+    def backward(self, grad_q: torch.Tensor, grad_k: torch.Tensor, kept: tuple[torch.Tensor, ...]) -> None:
+        """From the gradients for the normed heads to those for what they were, in their place."""
+        for norm, grad, rows, inverse in ((self.q, grad_q, *kept[:2]), (self.k, grad_k, *kept[2:])):
+            flat = grad.reshape(rows.shape)
+            back = ew.rms_norm_backward(flat, rows, norm.weight, inverse, torch.zeros_like(rows))
+            grad.copy_(back.view(grad.shape))
+
+
 class FusedLayer:
     def __init__(self, layer: Any, workspace: Workspace, *, fp8: bool) -> None:
         attention, mlp = layer.self_attn, layer.mlp
@@ -50,6 +75,7 @@ class FusedLayer:
         self.gate_up = Product(_linears(mlp, "gate_proj", "up_proj"), workspace, fp8=fp8)
         self.down = Product(_linears(mlp, "down_proj"), workspace, fp8=fp8)
         self.norms = (layer.input_layernorm, layer.post_attention_layernorm)
+        self.head_norms = HeadNorms(attention.q_norm, attention.k_norm) if hasattr(attention, "q_norm") else None
         self.head_dim, self.scale, self.fp8 = attention.head_dim, attention.scaling, fp8
         self.heads = [linear.out_features // attention.head_dim for linear in self.qkv.linears]
 
@@ -58,21 +84,24 @@ class FusedLayer:
         y, inverse, *quantized = self._norm(0, x)
         qkv, inner = self.qkv.forward(y, one.slots, quantized=self._if_fp8(*quantized))
         q, k, v = self._heads(qkv)
+        raw = self.head_norms.forward(q, k) if self.head_norms else ()
         ew.rope(q, k, v, qkv, *angles)
         out, kept = attend(q, k, v, one.documents, self.scale)
         out = out.flatten(1)
         z, inner_o = self.o.forward(out, one.slots, residual=x)
-        return z, (x, inverse, inner, qkv, out, kept, inner_o)
+        return z, (x, inverse, inner, qkv, raw, out, kept, inner_o)
 
     def attention_half_backward(
         self, grad: torch.Tensor, kept_all: tuple[Any, ...], one: Pass, angles: Any, wants_input: bool
     ) -> torch.Tensor:
-        x, inverse, inner, qkv, out, kept, inner_o = kept_all
+        x, inverse, inner, qkv, raw, out, kept, inner_o = kept_all
         grad_inner = self.o.backward_b(grad, inner_o, one.slots)
         grad_out = self.o.backward(grad, grad_inner, one.slots)
         self.o.backward_a(out, grad_inner, one.slots)
         grads = attend_backward(self._one(grad_out), *self._heads(qkv), one.documents, self.scale, kept)
         ew.rope(*grads, qkv, *angles, inverse=True)
+        if self.head_norms:
+            self.head_norms.backward(*self._heads(qkv)[:2], raw)
         grad_inner = self.qkv.backward_b(qkv, inner, one.slots)
         if not wants_input:
             y, *_ = self._norm(0, x)
@@ -227,7 +256,7 @@ def recognise(model: Any) -> str | None:
 
 def unfit(config: Any) -> str | None:
     """Why a model of this config cannot train in fused passes; None if its shape allows it."""
-    if config.model_type not in ("llama", "mistral", "qwen2"):
+    if config.model_type not in ("llama", "mistral", "qwen2", "qwen3"):
         return f"{config.model_type} is not among the models it was tested with"
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if width % 8 or width > LARGEST_HEAD:

@@ -127,7 +127,8 @@ def fused_layer_bytes(facts: ModelFacts, passes: Passes, rank: int) -> int:
     and the attention's log-sums in float32."""
     h, f, q, kv = widths(facts)
     inner = stacked_rank(3 * rank) + stacked_rank(2 * rank) + 2 * stacked_rank(rank)
-    return passes.bytes_per_element * (2 * h + q + 2 * kv + q + 2 * f + inner) + 4 * (2 + facts.heads)
+    head_norms = q + kv if facts.model_type == "qwen3" else 0
+    return passes.bytes_per_element * (2 * h + q + 2 * kv + q + head_norms + 2 * f + inner) + 4 * (2 + facts.heads)
 
 
 def working_bytes(
