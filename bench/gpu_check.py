@@ -22,6 +22,7 @@ from residency.engine.document_kernel import Documents, _by_sdpa, attend, attend
 from residency.engine.engine import Engine
 from residency.engine.optim import StepSettings
 from residency.engine.speed import Speed
+from residency.models.nf4 import hold_in_nf4
 
 PLAIN, FUSED, FP8 = (Speed(fused=False), Speed(graphs=False), Speed(graphs=False, fp8=True))
 TOKENS = 2048
@@ -121,13 +122,25 @@ def check_attention() -> None:
                 need(f"its gradient {even} {heads}", error(one, other), 8e-3)
 
 
-def gradients(speed: Speed, dtype: torch.dtype, rows: list[Rendered]) -> tuple[float, dict[str, torch.Tensor]]:
-    engine, [name] = engine_with_adapters(random_model("check", dtype), 1, speed, micro_batch_tokens=TOKENS)
-    assert (engine._fast is not None) == (speed.fused is not False), engine.reasons
-    loss = engine.forward_backward({name: rows})[name].mean
-    if engine._fast is not None:
-        engine._fast.decoder.adapters.collect(name)
-    return loss, {key: p.grad.double() for key, p in engine._trained[name].parameters.items()}
+def compare(
+    model: Any, reference_model: Any, speed: Speed, rows: list[Rendered], loss_limit: float, least_cosine: float
+) -> None:
+    """`model`'s gradients by `speed` against the plain passes of the reference, which is in fp32."""
+    found = []
+    for one, how in ((reference_model, PLAIN), (model, speed)):
+        engine, [name] = engine_with_adapters(one, 1, how, micro_batch_tokens=TOKENS)
+        assert (engine._fast is not None) == (how.fused is not False), engine.reasons
+        loss = engine.forward_backward({name: rows})[name].mean
+        if engine._fast is not None:
+            engine._fast.decoder.adapters.collect(name)
+        found.append((loss, {key: p.grad.double() for key, p in engine._trained[name].parameters.items()}))
+    (want, theirs), (loss, ours) = found
+    need("loss", abs(loss - want), loss_limit)
+    cosines = {key: float(F.cosine_similarity(ours[key].flatten(), theirs[key].flatten(), 0)) for key in theirs}
+    whole = F.cosine_similarity(*(torch.cat([g[key].flatten() for key in theirs]) for g in (ours, theirs)), 0)
+    worst = min(cosines, key=cosines.__getitem__)
+    print(f"    loss {loss:.5f} ({want:.5f}), cosine {float(whole):.5f}, worst {cosines[worst]:.5f} {worst[-40:]}")
+    assert float(whole) > least_cosine, f"cosine {float(whole):.5f}"
 
 
 def check_gradients(
@@ -144,16 +157,7 @@ def check_gradients(
                 scale = max(linear.weight.abs().max() for linear in together) / 448
                 for linear in together:
                     linear.weight.data = (linear.weight / scale).to(torch.float8_e4m3fn).float() * scale
-    reference, [name] = engine_with_adapters(reference_model, 1, PLAIN, micro_batch_tokens=TOKENS)
-    want = reference.forward_backward({name: rows})[name].mean
-    loss, ours = gradients(speed, torch.bfloat16, rows)
-    need("loss", abs(loss - want), loss_limit)
-    theirs = {key: p.grad.double() for key, p in reference._trained[name].parameters.items()}
-    cosines = {key: float(F.cosine_similarity(ours[key].flatten(), theirs[key].flatten(), 0)) for key in theirs}
-    whole = F.cosine_similarity(*(torch.cat([g[key].flatten() for key in theirs]) for g in (ours, theirs)), 0)
-    worst = min(cosines, key=cosines.__getitem__)
-    print(f"    loss {loss:.5f} ({want:.5f}), cosine {float(whole):.5f}, worst {cosines[worst]:.5f} {worst[-40:]}")
-    assert float(whole) > least_cosine, f"cosine {float(whole):.5f}"
+    compare(random_model("check"), reference_model, speed, rows, loss_limit, least_cosine)
 
 
 def check_long_documents_bf16() -> None:
@@ -170,6 +174,24 @@ def check_chat_fp8_against_the_base_in_bf16() -> None:
 
 def check_chat_fp8_against_the_base_in_e4m3() -> None:
     check_gradients(FP8, next(mix_b(TOKENS)), 1e-2, 0.99, rounded=True)
+
+
+def check_chat_nf4() -> None:
+    """Against the plain passes in fp32 on the weights that NF4 stands for."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    held, meant = random_model("check"), random_model("check").float()
+    hold_in_nf4(held)
+    for key, module in held.named_modules():
+        if type(module).__name__ == "Linear4bit":
+            meant.get_submodule(key).weight.data = dequantize_4bit(
+                module.weight.data, module.weight.quant_state
+            ).float()
+    compare(held, meant, FUSED, next(mix_b(TOKENS)), 1e-3, 0.999)
+
+
+def check_chat_qwen3() -> None:
+    compare(random_model("check-qwen3"), random_model("check-qwen3").float(), FUSED, next(mix_b(TOKENS)), 1e-3, 0.999)
 
 
 def check_graphs_change_nothing() -> None:

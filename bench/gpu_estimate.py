@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from transformers import LlamaConfig
+from transformers import LlamaConfig, Qwen3Config
 
 sys.path.insert(0, str(Path(__file__).parent))
 from gpu_models import SHAPES
@@ -26,7 +26,8 @@ def predicted_gib(row: str, tokens: int) -> float:
     name, mix, precision, _, *more = row.split(":")
     options = dict(part.split("=") for part in more if "=" in part)
     changes = {"num_hidden_layers": int(options["layers"])} if "layers" in options else {}
-    facts = model_facts(LlamaConfig(max_position_embeddings=131072, **(SHAPES[name] | changes)))
+    family = Qwen3Config if "qwen3" in name else LlamaConfig
+    facts = model_facts(family(max_position_embeddings=131072, **(SHAPES[name] | changes)))
     adapter: Any = Full() if "full" in options else Qlora(rank=16) if precision == "nf4" else Lora(rank=16)
     fused = "full" not in options and options.get("fused") != "off"
     passes = Passes(

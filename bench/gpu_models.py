@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
 from residency.data.messages import Origin, Rendered
 from residency.engine.batch import needed_length, plan_packs
@@ -32,13 +32,18 @@ SHAPES: dict[str, dict[str, Any]] = {
     "check": {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 4, "num_attention_heads": 16,
                   "num_key_value_heads": 4, "vocab_size": 32000, "tie_word_embeddings": False},
 }  # fmt: skip
+SHAPES["check-qwen3"] = SHAPES["check"] | {"head_dim": 128}
+SHAPES["qwen3-4b"] = {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "head_dim": 128,
+                      "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 151936,
+                      "tie_word_embeddings": True}  # fmt: skip
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 def random_model(name: str, dtype: torch.dtype = torch.bfloat16, device: str = "cuda", **changes: Any) -> Any:
     """Weights N(0, 0.02), the same for the same name on one device."""
     torch.manual_seed(0)
-    config = LlamaConfig(max_position_embeddings=131072, rms_norm_eps=1e-5, **(SHAPES[name] | changes))
+    family = Qwen3Config if "qwen3" in name else LlamaConfig
+    config = family(max_position_embeddings=131072, rms_norm_eps=1e-5, **(SHAPES[name] | changes))
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
