@@ -20,6 +20,7 @@ from residency.evals.report import write_report
 from residency.evals.run import evaluate as grade_answers
 from residency.evals.run import few_shot_examples
 from residency.methods import sft
+from residency.methods.row_losses import write_hard_rows
 from residency.models.load import versions
 from residency.records import Comparison, EvalResult, Event, RunFolder, Summary
 from residency.run_folders import claim, create, find_run, list_runs, unfinished
@@ -54,6 +55,7 @@ def run(config: RunConfig, runs: Path, *, resume: bool = False, listener: Listen
         with stages("train"):
             outcome = sft.train(engine, name, prepared.rows, prepared.held_out, resolved.train, record)
             save_result(engine, name, prepared.renderer.tokenizer, resolved, record)
+            write_hard_rows(record, prepared.rows, prepared.train_examples, resolved.train.seed)
         with stages("after"):
             measure(base.tuned(), "tuned", prepared)
         with stages("report"):

@@ -9,6 +9,8 @@
       checkpoints/     step-000050/ …, each complete and checksummed
       adapter/         the result in PEFT's format (full fine-tuning: model/)
       eval/            <test>.<model>.json, one EvalResult each
+      row_losses.f32   each row's mean loss in the order of training, as raw float32 (see methods/row_losses.py)
+      hard_rows.json   one HardRows: the rows the run could not learn
       summary.json     one Summary: what the run came to
       report.html, report.md
       error.json       only after a failure
@@ -124,6 +126,25 @@ class Comparison(Record):
     """Rows that passed before and fail now."""
     baseline: str
     """The model that is compared with, as named in its EvalResult."""
+
+
+class HardRow(Record):
+    row: str
+    """File and line."""
+    text: str
+    """How its prompt and its answer begin."""
+    excess: float
+    """By how much its loss lay above the usual one at that time, in nats per token, mean over the epochs."""
+    losses: list[float | None]
+    """By epoch, in nats per token; null where training did not meet it."""
+
+
+class HardRows(Record):
+    rows_met: int
+    epochs: int
+    """Begun epochs."""
+    rows: list[HardRow]
+    """The hardest first; none where no row stands out."""
 
 
 class Summary(Record):

@@ -46,7 +46,7 @@ class Loss:
     """What one adapter's rows came to. The device may still be working on it; whoever reads it waits."""
 
     sums: Late
-    """Shape (2,): `total` and `correct`."""
+    """Shape (2 + rows,): `total`, `correct`, and what each row has of the total."""
     tokens: int
     """Trained tokens."""
 
@@ -59,6 +59,11 @@ class Loss:
     def correct(self) -> int:
         """How many of the trained tokens were the model's first choice."""
         return int(self.sums.read()[1])
+
+    @property
+    def by_row(self) -> NDArray[np.float64]:
+        """Each row's own sum, in nats, in the order they were given in."""
+        return self.sums.read()[2:].double().numpy()
 
     @property
     def mean(self) -> float:
@@ -267,15 +272,18 @@ class Engine:
         return losses
 
     def _gradients(self, group: Mapping[str, Sequence[Rendered]]) -> dict[str, torch.Tensor]:
-        """For each adapter the sum of the losses and the number of right first choices, shape (2,)."""
-        sums = {name: torch.zeros(2, dtype=torch.float64, device=self.device) for name in group}
+        """For each adapter the sum of the losses, the number of right first choices, and each row's losses."""
+        sums = {name: torch.zeros(2 + len(rows), dtype=torch.float64, device=self.device)
+                for name, rows in group.items()}  # fmt: skip
         with self._active(*group):
             for pack in self._packs(group):
                 loss, losses, correct = self._losses(pack)
                 loss.backward()  # type: ignore[no-untyped-call]
+                owners = torch.tensor(pack.rows, device=self.device)[pack.row_of_target]
                 for segment in pack.segments:
                     mine = (pack.predictors >= segment.start) & (pack.predictors < segment.end)
-                    sums[str(segment.adapter)] += torch.stack([losses[mine].sum(), correct[mine].sum()])
+                    sums[str(segment.adapter)][:2] += torch.stack([losses[mine].sum(), correct[mine].sum()])
+                    sums[str(segment.adapter)][2:].index_add_(0, owners[mine], losses[mine].double())
         return sums
 
     def _forget_gradients(self) -> None:

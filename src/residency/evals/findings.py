@@ -10,7 +10,7 @@ from typing import Any
 from residency.errors import RunError
 from residency.evals.compare import compare
 from residency.evals.wording import percent, points, probability, score, signed
-from residency.records import Answer, Comparison, EvalResult, Event, Metric, RunFolder, Summary
+from residency.records import Answer, Comparison, EvalResult, Event, HardRows, Metric, RunFolder, Summary
 
 TUNED = "tuned"
 BASE = "base"
@@ -53,6 +53,7 @@ class Findings:
     audit: str | None
     data: dict[str, Any] | None
     """The data's `score`, `findings` and `plots`, as `audit.json` has them; runs of older versions have none."""
+    hard_rows: HardRows | None
 
 
 def read_findings(run: RunFolder) -> Findings:
@@ -81,6 +82,7 @@ def read_findings(run: RunFolder) -> Findings:
         examples=_examples(comparisons, results),
         warnings=problems + _ungraded(results) + [event.message for event in events if event.level != "info"],
         events=events,
+        hard_rows=run.read("hard_rows.json", HardRows) if (run / "hard_rows.json").exists() else None,
         data=audit if audit and "score" in audit else None,
         audit=json.dumps(audit, indent=2, ensure_ascii=False) if audit else None,
     )

@@ -20,6 +20,7 @@ from residency.engine.checkpoint import Checkpoints, Progress, random_state, set
 from residency.engine.engine import Engine
 from residency.engine.optim import StepSettings, learning_rate_at
 from residency.errors import Interrupted, TrainingError
+from residency.methods.row_losses import note_losses, order_of_epoch
 from residency.methods.signals import stop_requests
 from residency.progress import track
 from residency.records import Metric, RunFolder
@@ -45,7 +46,7 @@ def rows_of_step(step: int, batch_size: int, count: int, seed: int) -> list[int]
     """The rows of a step, a function of nothing but its arguments: each epoch is one shuffled pass."""
     positions = range(step * batch_size, (step + 1) * batch_size)
     epochs = {position // count for position in positions}
-    orders = {epoch: np.random.default_rng([seed, epoch]).permutation(count) for epoch in epochs}
+    orders = {epoch: order_of_epoch(epoch, count, seed) for epoch in epochs}
     return [int(orders[p // count][p % count]) for p in positions]
 
 
@@ -78,6 +79,7 @@ def train(
             require_finite(loss.mean, state, "loss")
             norm = engine.step({name: StepSettings(rate, settings.weight_decay, settings.max_grad_norm)})[name]
             require_finite(norm, state, "gradient")
+            note_losses(run, state.step, batch, loss.by_row)
             tokens, seconds = sum(len(row) for row in batch), time.monotonic() - began
             state = advanced(state, engine, loss.mean, loss.tokens, tokens, seconds)
             require_no_explosion(state)
