@@ -21,6 +21,7 @@ from residency.evals.run import evaluate as grade_answers
 from residency.evals.run import few_shot_examples
 from residency.methods import sft
 from residency.methods.keep import NOTHING
+from residency.methods.row_losses import write_hard_rows
 from residency.models.load import versions
 from residency.records import Comparison, EvalResult, Event, RunFolder, Summary
 from residency.run_folders import claim, create, find_run, list_runs, unfinished
@@ -63,6 +64,7 @@ def run(config: RunConfig, runs: Path, *, resume: bool = False, listener: Listen
                 weigh(base.tuned(), name, prepared, memory, outcome)
         with stages("save"):
             save_result(engine, name, prepared.renderer.tokenizer, resolved, record)
+            write_hard_rows(record, prepared.rows, prepared.train_examples, resolved.train.seed)
         with stages("after"):
             measure(base.tuned(), "tuned", prepared)
         with stages("report"):

@@ -12,6 +12,8 @@
       retention.json   one RetentionResult: how far the tuned model is from the base on prompts that are not the task's
       scale.json       one ScaleResult: task loss and forgetting between the base and the tuned model
       verdict.json     one Verdict: ship or not, and why
+      row_losses.f32   each row's mean loss in the order of training, as raw float32 (see methods/row_losses.py)
+      hard_rows.json   one HardRows: the rows the run could not learn
       summary.json     one Summary: what the run came to
       report.html, report.md
       error.json       only after a failure
@@ -207,6 +209,25 @@ class Verdict(Record):
     sentence: str
     """The verdict and its reasons in one line."""
     reasons: list[str]
+
+
+class HardRow(Record):
+    row: str
+    """File and line."""
+    text: str
+    """How its prompt and its answer begin."""
+    excess: float
+    """By how much its loss lay above the usual one at that time, in nats per token, mean over the epochs."""
+    losses: list[float | None]
+    """By epoch, in nats per token; null where training did not meet it."""
+
+
+class HardRows(Record):
+    rows_met: int
+    epochs: int
+    """Begun epochs."""
+    rows: list[HardRow]
+    """The hardest first; none where no row stands out."""
 
 
 class Summary(Record):

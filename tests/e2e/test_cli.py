@@ -34,6 +34,7 @@ def test_two_keys_and_one_command_train_a_model(project: Path) -> None:
     assert losses[-1] < 0.5 * losses[0]
     assert (run / "adapter" / "adapter_model.safetensors").is_file()
     assert "<html" in (run / "report.html").read_text()
+    assert "Rows the run could not learn" in (run / "report.html").read_text()
 
 
 def test_the_result_is_a_table_of_before_and_after(trained: Path) -> None:

@@ -100,3 +100,13 @@ def test_convert_and_back_gives_the_same_rows() -> None:
         assert residency("convert", source, target, "--to", form).exit_code == 0
     assert read("back.jsonl") == read("rows.jsonl")
     assert residency("convert", "rows.jsonl", "back.jsonl", "--to", "chat").exit_code == 2
+
+
+def test_rows_of_a_finding_go_only_where_it_is_named() -> None:
+    write("rows.jsonl", [*clean_rows(50), *DEFECTS])
+    outcome = residency("check", "rows.jsonl", "--fix", "clean.jsonl", "--drop", "contradictions")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert [row["completion"] for row in read("clean.jsonl")[52:]] == ["That was Herman Melville, in 1851."]
+    refused = residency("check", "rows.jsonl", "--fix", "other.jsonl", "--drop", "leaks=5%")
+    assert refused.exit_code == 2
+    assert "those with rows are" in refused.stderr

@@ -64,6 +64,18 @@ def test_every_batching_gives_the_plain_loss_and_gradients(batch_sizes: list[int
     assert_same(fused_gradients(fused_engine(**settings), batches), plain_gradients(rows, LORA))
 
 
+@pytest.mark.parametrize("speed", [Speed(fused=False), FUSED], ids=["plain", "fused"])
+def test_each_row_has_its_own_share_of_the_loss(speed: Speed) -> None:
+    rows, others = random_rows(7), random_rows(3, seed=5)
+    engine = fused_engine(speed, micro_batch_tokens=60)
+    engine.add_adapter("two", LORA, seed=2)
+    losses = engine.forward_backward({"one": rows, "two": others})
+    for name, batch in (("one", rows), ("two", others)):
+        own = [-score.logprobs.sum() for score in engine.logprobs(name, batch)]
+        assert losses[name].by_row == pytest.approx(np.array(own), rel=1e-4)
+        assert losses[name].by_row.sum() == pytest.approx(losses[name].total, rel=1e-5)
+
+
 def test_documents_of_one_length_lie_evenly() -> None:
     rows = [row for row in random_rows(40, longest=40, seed=3) if len(row) >= 36][:2]
     rows = [Rendered(r.input_ids[:36], r.trained[:36], r.origin) for r in rows]

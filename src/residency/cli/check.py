@@ -32,6 +32,8 @@ Examples
     residency check train.jsonl --model smollm2-135m --eye
 
     residency check train.jsonl --fix clean.jsonl --split 80/10/10
+
+    residency check train.jsonl --fix clean.jsonl --drop contradictions --drop misfit_answers=15%
 """
 ROWS_SHOWN = 3
 EXCERPT_CHARACTERS = 56
@@ -73,6 +75,15 @@ def check(
         typer.Option("--split", help="With --fix: shares such as 80/10/10, near copies on one side."),
     ] = None,
     review: Annotated[bool, typer.Option("--review", help="With --fix: accept or reject each change.")] = False,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--drop",
+            metavar="FINDING[=SHARE%]",
+            help="With --fix: leave out the rows of this finding too, or the first of them, up to that share of all "
+            "rows.",
+        ),
+    ] = None,
     eye: Annotated[
         bool,
         typer.Option("--eye", help="Let the model read the rows: wrong answers, facts it holds otherwise (minutes)."),
@@ -87,15 +98,16 @@ def check(
     Nothing is changed without --fix, and then only in the new file. With a model, one row is shown as it sees it, with
     the text that carries loss between >>> and <<<.
     """
-    from residency.cli.fix import fix_rows, refuse_fix
+    from residency.cli.fix import Wishes, fix_rows, refuse_fix
     from residency.data.audit.audit import refuse
 
-    refuse_fix(fix, split, review)
+    wishes = Wishes(split, review, drop or ())
+    refuse_fix(fix, wishes)
     config = run_config(source, model, test, overrides or [])
     if eye and config is None:
         raise ConfigError("--eye needs a model", param="--eye", hint="name one with --model")
     found = check_rows(source, test, skip_unusable=fix is not None) if config is None else check_run(config, eye=eye)
-    fixed = fix_rows(found.source, found.audit, found.unusable, fix, split, review) if fix else None
+    fixed = fix_rows(found.source, found.audit, found.unusable, fix, wishes) if fix else None
     if as_json:
         print_answer(record(source, found) | ({"fixed": fixed} if fixed else {}))
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +18,20 @@ if TYPE_CHECKING:
 TEXT_SHOWN = 600
 
 
-def refuse_fix(fix: Path | None, split: str | None, review: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What was asked for with --fix."""
+
+    split: str | None
+    review: bool
+    drop: Sequence[str]
+
+
+def refuse_fix(fix: Path | None, wishes: Wishes) -> None:
     """Raises ConfigError before any work is done."""
-    if fix is None and (split or review):
+    if fix is None and (wishes.split or wishes.review or wishes.drop):
         raise ConfigError(
-            "--split and --review belong to --fix", param="--fix", hint="name a file with --fix OUT.jsonl"
+            "--split, --review and --drop belong to --fix", param="--fix", hint="name a file with --fix OUT.jsonl"
         )
     if fix and fix.suffix != ".jsonl":
         raise ConfigError(
@@ -34,16 +43,14 @@ def refuse_fix(fix: Path | None, split: str | None, review: bool) -> None:
         raise ConfigError(f"{fix} exists already, or files of its name", param="--fix", hint="name another file")
 
 
-def fix_rows(
-    source: str, audit: Audit, unusable: Mapping[Origin, str], out: Path, split: str | None, review: bool
-) -> dict[str, Any]:
+def fix_rows(source: str, audit: Audit, unusable: Mapping[Origin, str], out: Path, wishes: Wishes) -> dict[str, Any]:
     """Writes the repaired rows and the change log; returns what was done, `said` in sentences."""
-    from residency.data.audit.fix import change_log, proposals, write_fixed
+    from residency.data.audit.fix import change_log, parse_drops, proposals, write_fixed
     from residency.data.audit.parts import parse_shares, split_by_cluster
 
-    shares = parse_shares(split) if split else None
-    proposed = proposals(audit, unusable)
-    changes = asked(proposed, audit) if review else [change for change in proposed if change.wanted]
+    shares = parse_shares(wishes.split) if wishes.split else None
+    proposed = proposals(audit, unusable, parse_drops(wishes.drop))
+    changes = asked(proposed, audit) if wishes.review else [change for change in proposed if change.wanted]
     parts = None
     if shares:
         names = split_by_cluster(audit.groups, shares)

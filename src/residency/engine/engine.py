@@ -53,7 +53,7 @@ class Loss:
     """What one adapter's rows came to. The device may still be working on it; whoever reads it waits."""
 
     sums: Late
-    """Shape (2,): `total` and `correct`."""
+    """Shape (2 + rows,): `total`, `correct`, and what each row has of the total."""
     tokens: int
     """Trained tokens."""
 
@@ -66,6 +66,11 @@ class Loss:
     def correct(self) -> int:
         """How many of the trained tokens were the model's first choice."""
         return int(self.sums.read()[1])
+
+    @property
+    def by_row(self) -> NDArray[np.float64]:
+        """Each row's own sum, in nats, in the order they were given in."""
+        return self.sums.read()[2:].double().numpy()
 
     @property
     def mean(self) -> float:

@@ -60,12 +60,16 @@ class FastPath:
     def forward_backward(
         self, batches: Mapping[str, Sequence[Rendered]], capacity: int, *, packing: bool
     ) -> dict[str, torch.Tensor]:
-        """Adds gradients. For each adapter: the sum of its losses and how many first choices were right, shape (2,)."""
-        totals = {name: torch.zeros(2, device=self.device) for name in batches}
+        """Adds gradients. For each adapter: the sum of its losses, how many first choices were right, and the sum of
+        each row's losses, shape (2 + rows,)."""
+        totals = {name: torch.zeros(2 + len(rows), device=self.device) for name, rows in batches.items()}
         numbered = {self._names.index(name): rows for name, rows in batches.items()}
         for one in passes(numbered, capacity, self.device, packing=packing, coarse=self.graphs is not None):
-            for name, sums in zip(self._names[one.tensors.slots.first :], self._run(one), strict=False):
-                totals[name] += sums
+            names = self._names[one.tensors.slots.first :]
+            for name, targets, owners in zip(names, self._run(one), one.owners_there, strict=False):
+                totals[name][:2] += targets.sum(dim=0)
+                # Where targets are filled up, the owner is -1 and the loss 0, which changes nothing at place 1.
+                totals[name].index_add_(0, owners + 2, targets[:, 0])
         return totals
 
     def pull(
@@ -80,7 +84,7 @@ class FastPath:
             expected = Expected.of(join(here), factor, len(owners))
             if self.device.type == "cuda":
                 expected = Expected(*(part.pin_memory().to(self.device, non_blocking=True) for part in expected))
-            total += self._run(replace(one, tensors=replace(one.tensors, expected=expected)))[0, 0]
+            total += self._run(replace(one, tensors=replace(one.tensors, expected=expected)))[0, :, 0].sum()
         return total
 
     def logprobs(
@@ -97,7 +101,7 @@ class FastPath:
         return results
 
     def _run(self, one: FilledPass) -> torch.Tensor:
-        """Shape (adapters of the pass, 2)."""
+        """Each target's loss, and 1 where it was the first choice, shape (adapters of the pass, targets, 2)."""
         tensors = one.tensors
         inputs = (
             tensors.input_ids, tensors.position_ids, tensors.documents.cu_seqlens, tensors.predictors, tensors.targets,
@@ -110,7 +114,7 @@ class FastPath:
             results = self.decoder.forward_backward(
                 Pass(ids, positions, documents, predictors, targets, tensors.slots, expected)
             )
-            return torch.stack([part.view(tensors.slots.adapters, -1).sum(dim=1).float() for part in results], dim=1)
+            return torch.stack([part.view(tensors.slots.adapters, -1).float() for part in results], dim=2)
 
         return self.graphs.run((len(inputs), *one.key), inputs, work) if self.graphs else work(inputs)
 

@@ -30,6 +30,8 @@ class FilledPass:
     tensors: Pass
     owners: NDArray[np.int64]
     """Shape (adapters, targets of each): the caller's index of the row, -1 where filled up."""
+    owners_there: torch.Tensor
+    """The same, on the device."""
     key: tuple[int, ...]
     """Passes of one key have tensors of the same shapes."""
 
@@ -124,7 +126,7 @@ def _fill(
             positions[at : (number + 1) * share] = np.arange((number + 1) * share - at)
             bounds.append((number + 1) * share)
     empty = _round_up(len(bounds), TOKENS_MULTIPLE) - len(bounds)
-    moved = _move([ids, positions, predictors, targets, np.array(bounds + [total] * empty)], device)
+    moved = _move([ids, positions, predictors, targets, np.array(bounds + [total] * empty), owners], device)
     longest = max(np.diff(bounds))
     documents = Documents(
         bounds=tuple(bounds),
@@ -135,6 +137,7 @@ def _fill(
     return FilledPass(
         tensors=Pass(moved[0], moved[1], documents, moved[2], moved[3], slots),
         owners=owners,
+        owners_there=moved[5].view(owners.shape),
         key=(*slots, total, most, len(bounds) + empty, documents.longest, documents.even),
     )
 

@@ -50,15 +50,19 @@ class PlainPath:
             parameter.requires_grad_(True)
 
     def gradients(self, group: Mapping[str, Sequence[Rendered]], capacity: int) -> dict[str, torch.Tensor]:
-        """Adds gradients. For each adapter: the sum of its losses and how many first choices were right, shape (2,)."""
-        sums = {name: torch.zeros(2, dtype=torch.float64, device=self.device) for name in group}
+        """Adds gradients. For each adapter: the sum of its losses, how many first choices were right, and the sum of
+        each row's losses, shape (2 + rows,)."""
+        sums = {name: torch.zeros(2 + len(rows), dtype=torch.float64, device=self.device)
+                for name, rows in group.items()}  # fmt: skip
         with self._active(*group):
             for pack in self._packs(group, capacity):
                 loss, losses, correct = self._losses(pack)
                 loss.backward()  # type: ignore[no-untyped-call]
+                owners = torch.tensor(pack.rows, device=self.device)[pack.row_of_target]
                 for segment in pack.segments:
                     mine = (pack.predictors >= segment.start) & (pack.predictors < segment.end)
-                    sums[str(segment.adapter)] += torch.stack([losses[mine].sum(), correct[mine].sum()])
+                    sums[str(segment.adapter)][:2] += torch.stack([losses[mine].sum(), correct[mine].sum()])
+                    sums[str(segment.adapter)][2:].index_add_(0, owners[mine], losses[mine].double())
         return sums
 
     def pull(self, name: str, rows: Sequence[Remembered], factor: float, capacity: int) -> torch.Tensor:

@@ -17,6 +17,7 @@ from residency.records import (
     Comparison,
     EvalResult,
     Event,
+    HardRows,
     Metric,
     RetentionResult,
     RunFolder,
@@ -71,6 +72,7 @@ class Findings:
     fit: Fit
     verdict: Verdict | None
     """None before there is a result."""
+    hard_rows: HardRows | None
 
 
 def read_findings(run: RunFolder) -> Findings:
@@ -102,6 +104,7 @@ def read_findings(run: RunFolder) -> Findings:
         examples=_examples(comparisons, results),
         warnings=problems + _ungraded(results) + [event.message for event in events if event.level != "info"],
         events=events,
+        hard_rows=run.read("hard_rows.json", HardRows) if (run / "hard_rows.json").exists() else None,
         data=audit if audit and "score" in audit else None,
         audit=json.dumps(audit, indent=2, ensure_ascii=False) if audit else None,
         retention=retention,

@@ -22,6 +22,7 @@ from residency.engine.optim import StepSettings, learning_rate_at
 from residency.errors import Interrupted, TrainingError
 from residency.methods.keep import NOTHING, Keep, replay, watch
 from residency.methods.order import rows_of_step
+from residency.methods.row_losses import note_losses
 from residency.methods.signals import stop_requests
 from residency.progress import track
 from residency.records import Metric, RunFolder
@@ -75,6 +76,7 @@ def train(
             replay(engine, name, keep, state, settings.batch_size, settings.seed, run)
             norm = engine.step({name: StepSettings(rate, settings.weight_decay, settings.max_grad_norm)})[name]
             require_finite(norm, state, "gradient")
+            note_losses(run, state.step, batch, loss.by_row)
             tokens, seconds = sum(len(row) for row in batch), time.monotonic() - began
             state = advanced(state, engine, loss.mean, loss.tokens, tokens, seconds)
             require_no_explosion(state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from residency.data.audit.similar import groups
 from residency.data.audit.table import Table
 from residency.data.messages import Origin
 from residency.data.validate import Reading
+from residency.errors import ConfigError
 
 Action = Literal["drop", "mask", "strip"]
 PROMPT_KEYS = ("prompt", "instruction", "input")
@@ -50,11 +52,18 @@ class Change:
         }
 
 
-def proposals(found: Audit, unusable: Mapping[Origin, str] = MappingProxyType({})) -> list[Change]:
+def proposals(
+    found: Audit,
+    unusable: Mapping[Origin, str] = MappingProxyType({}),
+    drops: Mapping[str, float] = MappingProxyType({}),
+) -> list[Change]:
     """Every repair that the audit's findings allow, at most one drop a row, in the order of the rows.
 
     Copies, rows that stand in the test and unusable rows are dropped, private data masked, residue stripped. Of two
-    rows that contradict each other a person has to choose: those changes are proposed, but not `wanted`.
+    rows that contradict each other a person has to choose: those changes are proposed, but not `wanted`. The rows of a
+    finding named in `drops` go too, at most that share of all rows, the most telling first.
+
+    Raises ConfigError where the audit has no such finding with rows.
     """
     table = found.table
     changes = [Change(origin, "drop", "unusable", reason) for origin, reason in unusable.items()]
@@ -75,10 +84,34 @@ def proposals(found: Audit, unusable: Mapping[Origin, str] = MappingProxyType({}
                 drop(
                     row, "near_duplicates", "repeats another row", table.origin(kept), rows=len(cluster), weight=weight
                 )
+    row_of = {line: row for row, line in enumerate(table.file_lines)}
+    for check, share in drops.items():
+        for origin in rows_of_finding(found, check)[: math.ceil(share * len(table))]:
+            drop(row_of[origin.line], check, f"is among the rows of {check}", None)
     for first, row in found.contradictions.tolist():
         drop(row, "contradictions", "answers differently than another row", table.origin(first), wanted=False)
     changes += [change for row in range(len(table)) if row not in dropped for change in edits(table, row)]
     return sorted(changes, key=lambda change: (change.origin.line, change.action))
+
+
+def rows_of_finding(found: Audit, check: str) -> list[Origin]:
+    names = {one.check: one.rows for one in found.findings if one.rows and one.rows[0].file in found.table.files[:1]}
+    if check not in names:
+        raise ConfigError(f"--drop {check}: the data have no such finding", param="--drop",
+                          hint=f"those with rows are {', '.join(names)}" if names else "leave it out")  # fmt: skip
+    return names[check]
+
+
+def parse_drops(texts: Iterable[str]) -> dict[str, float]:
+    """`contradictions`, or with a share of all rows `misfit_answers=15%`. Raises ConfigError."""
+    drops = {}
+    for text in texts:
+        parts = re.fullmatch(r"\s*(\w+)\s*(?:=\s*(\d+(?:\.\d+)?)\s*%)?\s*", text)
+        if not parts:
+            raise ConfigError(f"--drop {text}: not a finding's name", param="--drop",
+                              hint="for example contradictions, or misfit_answers=15%")  # fmt: skip
+        drops[parts[1]] = float(parts[2] or 100) / 100
+    return drops
 
 
 def edits(table: Table, row: int) -> Iterator[Change]:

@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from residency.data.audit.embeddings import Vectors, blocks
-from residency.data.audit.findings import Finding
+from residency.data.audit.findings import ROWS_RECORDED, Finding
 from residency.data.audit.table import Table
 
 NEIGHBOURS = 5
 COMPARED_ROWS = 20_000
 """Neighbours are looked for among at most so many rows: linear time."""
-QUEUE_SHARE = 0.02
+QUEUE_SHARE = 0.2
+"""Few data have more wrong answers, and whoever reads the queue stops where the answers are right."""
 FEWEST_ROWS = 50
 
 
@@ -60,7 +61,8 @@ def check_fit(table: Table, prompts: Vectors, answers: Vectors, seed: int = 0) -
     queue = np.argsort(scores, kind="stable")[: max(1, round(QUEUE_SHARE * len(asked)))]
     return [Finding(
         "misfit_answers", "note",
-        f"The {len(queue):,} answers that fit their questions, and the answers to similar questions, least. Look at "
-        "these first: swapped and wrong answers stand among them, if there are any.",
-        table.origins(asked[queue]), {"fits": [round(float(score), 2) for score in scores[queue]]},
+        f"The {len(queue):,} answers that fit their questions and the answers to similar questions least, worst first. "
+        "Wrong ones stand at the top, if there are any: read down to where they are right, and leave that share of the "
+        "rows out with `--drop misfit_answers=SHARE%`.",
+        table.origins(asked[queue]), {"fits": [round(float(score), 2) for score in scores[queue[:ROWS_RECORDED]]]},
     )]  # fmt: skip
