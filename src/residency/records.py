@@ -31,6 +31,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from residency import durable
 from residency.errors import ResidencyError, RunError
 
+Badge = Literal["OK", "WATCH", "OVERFIT"]
+
 
 class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
@@ -59,6 +61,10 @@ class Metric(Record):
     """Norm of the whole gradient before clipping."""
     tokens_per_second: float | None = None
     """Real tokens, prompts included and padding excluded."""
+    train_loss: float | None = None
+    """Of an `eval` line: the mean training loss since the measurement before."""
+    badge: Badge | None = None
+    """Of an `eval` line: what the two losses say of each other (`evals/fit.py`)."""
     seconds: float
     """Training time since the start, over all attempts."""
 

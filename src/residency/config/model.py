@@ -100,7 +100,8 @@ class Train(Section, Generic[A]):
     eval_every_steps: Annotated[int, Field(ge=1)] | A = AUTO
     """Steps between two measurements of the held-out loss."""
     patience: Annotated[int, Field(ge=1)] | None = 3
-    """Stop after this many measurements without a better held-out loss; null to train to the end."""
+    """Stop after this many measurements without a better held-out loss, or after two that say OVERFIT; null to train to
+    the end."""
     save_every_steps: Annotated[int, Field(ge=1)] | A = AUTO
     """Steps between two checkpoints."""
     save_every_minutes: Annotated[float, Field(gt=0)] = 10.0

@@ -172,7 +172,16 @@ def write_metrics(run: RunFolder) -> None:
             held_out = 0.055 + 2.2 * math.exp(-step / 20) + 0.00004 * max(0, step - 160) ** 2
             run.append(
                 "metrics.jsonl",
-                Metric(step=step, epoch=step / 188, split="eval", loss=held_out, tokens=2400, seconds=1.1 * step),
+                Metric(
+                    step=step,
+                    epoch=step / 188,
+                    split="eval",
+                    loss=held_out,
+                    tokens=2400,
+                    seconds=1.1 * step,
+                    train_loss=0.9 * held_out,
+                    badge="OK",
+                ),
             )
 
 
