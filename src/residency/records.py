@@ -161,7 +161,7 @@ class RetentionResult(Record):
     """Anchor prompts that share eight words in a row with the task's rows, and were not used."""
     budget: float
     seconds: dict[str, float]
-    """By what it was spent on: `base` (once for a base model, then cached), `training`, `after`."""
+    """By what it was spent on: `base` and `replay_answers` (once for a base model, then kept), `training`, `after`."""
 
 
 class ScalePoint(Record):
