@@ -12,6 +12,7 @@ from residency.data.render import Renderer, renderer_for
 from residency.engine.engine import Engine
 from residency.models.load import load_model, load_tokenizer
 
+STARTER = Model(id="smollm2-135m")
 CODES = {
     "does not start": "QX",
     "is too slow": "LV",
@@ -36,12 +37,23 @@ def tickets(count: int, seed: int = 0) -> list[Example]:
     ]  # fmt: skip
 
 
-def starter(threads: int = 1) -> tuple[Engine, Renderer]:
-    """The starter model in fp32, fresh."""
-    torch.set_num_threads(threads)
-    model = Model(id="smollm2-135m")
-    engine = Engine(load_model(model, dtype=torch.float32, device=torch.device("cpu")), micro_batch_tokens=1024)
-    return engine, renderer_for(load_tokenizer(model))
+def device(wanted: str) -> torch.device:
+    """`auto` takes a GPU where there is one."""
+    return torch.device(
+        "cuda" if wanted == "auto" and torch.cuda.is_available() else "cpu" if wanted == "auto" else wanted
+    )
+
+
+def starter(where: torch.device, *, full: bool = False) -> tuple[Engine, Renderer]:
+    """The starter model, fresh, in the precision that a run would take: fp32 on a CPU; on a GPU bf16, under full
+    fine-tuning over weights in fp32."""
+    torch.set_num_threads(1)
+    gpu = where.type == "cuda"
+    model = load_model(STARTER, dtype=torch.bfloat16 if gpu and not full else torch.float32, device=where)
+    autocast = torch.bfloat16 if gpu and full else None
+    return Engine(model, micro_batch_tokens=16384 if gpu else 1024, autocast=autocast), renderer_for(
+        load_tokenizer(STARTER)
+    )
 
 
 def render(renderer: Renderer, examples: list[Example]) -> list[Rendered]:

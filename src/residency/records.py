@@ -33,6 +33,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from residency import durable
 from residency.errors import ResidencyError, RunError
 
+Badge = Literal["OK", "WATCH", "OVERFIT"]
+
 
 class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
@@ -61,6 +63,10 @@ class Metric(Record):
     """Norm of the whole gradient before clipping."""
     tokens_per_second: float | None = None
     """Real tokens, prompts included and padding excluded."""
+    train_loss: float | None = None
+    """Of an `eval` line: the mean training loss since the measurement before."""
+    badge: Badge | None = None
+    """Of an `eval` line: what the two losses say of each other (`evals/fit.py`)."""
     seconds: float
     """Training time since the start, over all attempts."""
 
@@ -157,7 +163,7 @@ class RetentionResult(Record):
     """Anchor prompts that share eight words in a row with the task's rows, and were not used."""
     budget: float
     seconds: dict[str, float]
-    """By what it was spent on: `base` (once for a base model, then cached), `training`, `after`."""
+    """By what it was spent on: `base` and `replay_answers` (once for a base model, then kept), `training`, `after`."""
 
 
 class ScalePoint(Record):

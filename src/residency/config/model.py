@@ -100,7 +100,8 @@ class Train(Section, Generic[A]):
     eval_every_steps: Annotated[int, Field(ge=1)] | A = AUTO
     """Steps between two measurements of the held-out loss."""
     patience: Annotated[int, Field(ge=1)] | None = 3
-    """Stop after this many measurements without a better held-out loss; null to train to the end."""
+    """Stop after this many measurements without a better held-out loss, or after two that say OVERFIT; null to train to
+    the end."""
     save_every_steps: Annotated[int, Field(ge=1)] | A = AUTO
     """Steps between two checkpoints."""
     save_every_minutes: Annotated[float, Field(gt=0)] = 10.0
@@ -118,8 +119,10 @@ class Retention(Section, Generic[A]):
     """Stop when two measurements in a row are over the budget, and keep the best weights from before."""
     scale: Literal["propose", "take"] = "propose"
     """Where the tuned model is over the budget: only propose a smaller adapter scale, or take it for the result."""
-    anchors: Annotated[int, Field(ge=0, le=128)] = 128
-    """General prompts that forgetting is measured on; 0 measures none."""
+    anchors: Annotated[int, Field(ge=0, le=128)] | A = AUTO
+    """General prompts that forgetting is measured on, and as many others that are replayed; 0 measures none."""
+    answer_tokens: Annotated[int, Field(ge=1, le=256)] | A = AUTO
+    """Longest answer of the base to each of them."""
     must_keep: list[str] = Field(default_factory=list)
     """Prompts of your own whose answers must stay inside the budget too."""
     general_text: str | None = None

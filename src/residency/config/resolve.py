@@ -28,6 +28,8 @@ CPU_TOKENS = (1024, 4096)
 GPU_TOKENS = (1024, 65536)
 PASS_TOKENS = {"cpu": 1024, "cuda": 4096}
 """Layers are computed again rather than that a pass takes fewer tokens."""
+ANCHORS, CPU_ANCHORS = 128, 48
+ANSWER_TOKENS, CPU_ANSWER_TOKENS = 64, 32
 BUDGET_GREEN, BUDGET = 0.05, 0.15
 """Nats per token, KL(base || tuned) on general prompts: nothing is noticed up to the first, much above the second."""
 MEMORY_SHARE = 0.8
@@ -182,6 +184,21 @@ def save_every_steps(values: Values, facts: Facts) -> tuple[int, str]:
     ), f"A tenth of {steps} steps, {STEPS_BETWEEN_EVALS} or more apart."
 
 
+def anchors(values: Values, facts: Facts) -> tuple[int, str]:
+    if facts.device == "cpu":
+        return CPU_ANCHORS, (
+            f"On a CPU {CPU_ANCHORS} of the {ANCHORS} general prompts, so that measuring takes about a tenth of the "
+            "training time; the interval says how far they reach."
+        )
+    return ANCHORS, "All general prompts: a GPU measures them within seconds."
+
+
+def answer_tokens(values: Values, facts: Facts) -> tuple[int, str]:
+    if facts.device == "cpu":
+        return CPU_ANSWER_TOKENS, "Half as long as on a GPU, so that measuring and replaying cost less."
+    return ANSWER_TOKENS, "Enough to show what the base would say."
+
+
 def budget(values: Values, facts: Facts) -> tuple[float, str]:
     return BUDGET, (
         f"Up to {BUDGET_GREEN} nats per token a model answers general prompts as before, above {BUDGET} it does not: "
@@ -258,6 +275,8 @@ RULES: dict[str, Callable[[Values, Facts], tuple[Any, str]]] = {
     "train.eval_every_steps": eval_every_steps,
     "train.save_every_steps": save_every_steps,
     "retention.stop": stop,
+    "retention.anchors": anchors,
+    "retention.answer_tokens": answer_tokens,
     "retention.budget": budget,
     "retention.replay": replay,
     "eval.graders": graders,

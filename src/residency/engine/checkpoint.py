@@ -40,6 +40,14 @@ class Progress(Record):
     best_step: int | None = None
     best_loss: float | None = None
     measurements_since_best: int = 0
+    loss_since_measured: float = 0.0
+    """Summed training loss of the steps since the last measurement, in nats."""
+    tokens_since_measured: int = 0
+    correct_since_measured: int = 0
+    held_out_losses: tuple[float, ...] = ()
+    """After the first step, one a measurement."""
+    overfit_measurements: int = 0
+    """In a row."""
     measurements_over_budget: int = 0
     """In a row: how often more was forgotten than the run allows."""
     retention_seconds: float = 0.0

@@ -167,15 +167,17 @@ def _chunk(
     logits: torch.Tensor, ids: torch.Tensor, logprobs: torch.Tensor, log_tail: torch.Tensor, *, gradient: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """logits (tokens, vocabulary) in fp32. Each token's divergence, and its gradient for the logits."""
-    scores = logits - logits.logsumexp(dim=1, keepdim=True)
-    p, kept = logprobs.exp(), scores.gather(1, ids)
-    q = scores.exp_()
-    outside = q.scatter(1, ids, 0.0).sum(dim=1).clamp(min=SMALLEST)
-    tail = log_tail.exp()
+    normaliser, p, tail = logits.logsumexp(dim=1, keepdim=True), logprobs.exp(), log_tail.exp()
+    kept = logits.gather(1, ids) - normaliser
+    if gradient:
+        q = (logits - normaliser).exp_()
+        outside = q.scatter(1, ids, 0.0).sum(dim=1).clamp(min=SMALLEST)
+    else:  # one pass over the vocabulary less; what rounding leaves of a small mass counts for nothing
+        outside = (1 - kept.exp().sum(dim=1)).clamp(min=SMALLEST)
     each = (p * (logprobs - kept)).sum(dim=1) + tail * (log_tail - outside.log())
     if not gradient:
         return each, None
-    inside = q.gather(1, ids) - p
+    inside = kept.exp() - p
     return each, q.mul_((1 - tail / outside)[:, None]).scatter_(1, ids, inside)
 
 

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from residency.records import Metric
+from residency.records import Badge, Metric
 
-Badge = Literal["OK", "WATCH", "OVERFIT"]
 WATCH_FROM, OVERFIT_FROM = 0.15, 0.4
 """Gap between held-out and training loss, as a share of the held-out loss; rules of thumb."""
 RISE = 1.02
 """The held-out loss has risen where it is above its best by this factor, twice in a row."""
+FLAT = 0.995
+"""It stands still where it is not below its best by this factor."""
 LEARNED_ACCURACY = 0.99
 """Token accuracy on the training rows from which there is nothing more to learn from them."""
 STILL_FALLING = 0.05
@@ -25,21 +25,9 @@ STILL_FALLING = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
-    step: int
-    train_loss: float
-    held_out_loss: float
-    badge: Badge
-
-    @property
-    def gap(self) -> float:
-        """As a share of the held-out loss."""
-        return (self.held_out_loss - self.train_loss) / max(self.held_out_loss, 1e-9)
-
-
-@dataclass(frozen=True, slots=True)
 class Fit:
-    evaluations: list[Evaluation]
+    evaluations: list[Metric]
+    """Those with a badge."""
     barely: str | None
     """What to change, where the training stopped while the loss was still falling."""
 
@@ -51,39 +39,27 @@ class Fit:
     def warning(self) -> str | None:
         if self.badge != "OVERFIT":
             return None
-        last = self.evaluations[-1]
-        best = min(self.evaluations, key=lambda one: one.held_out_loss)
+        last, best = self.evaluations[-1], min(self.evaluations, key=lambda one: one.loss)
         return (
-            f"training went on after it had stopped helping (held-out loss {last.held_out_loss:.3f} at step "
-            f"{last.step}, {best.held_out_loss:.3f} at its best)"
+            f"training went on after it had stopped helping (held-out loss {last.loss:.3f} at step {last.step}, "
+            f"{best.loss:.3f} at step {best.step}, whose weights are the result)"
         )
 
 
 def judge_fit(metrics: Sequence[Metric]) -> Fit:
-    """The badge of every evaluation after the first step, and whether training ended too early."""
-    train = [metric for metric in metrics if metric.split == "train"]
-    held_out = [metric for metric in metrics if metric.split == "eval" and metric.step > 0]
-    found: list[Evaluation] = []
-    before = 0
-    for metric in held_out:
-        since = [one for one in train if before < one.step <= metric.step]
-        before = metric.step
-        if not since:
-            continue
-        loss = float(np.average([one.loss for one in since], weights=[max(1, one.tokens) for one in since]))
-        accuracy = [one.token_accuracy for one in since if one.token_accuracy is not None]
-        losses = [one.held_out_loss for one in found] + [metric.loss]
-        found.append(Evaluation(metric.step, loss, metric.loss, badge(losses, loss, accuracy)))
-    return Fit(found, barely_adapted(train))
+    """The badges of all evaluations, and whether training ended too early."""
+    evaluations = [metric for metric in metrics if metric.split == "eval" and metric.badge]
+    return Fit(evaluations, barely_adapted([metric for metric in metrics if metric.split == "train"]))
 
 
-def badge(held_out: Sequence[float], train_loss: float, accuracy: Sequence[float]) -> Badge:
-    """`held_out` ends with the present loss."""
-    last, best = held_out[-1], min(held_out)
-    risen = [loss > best * RISE for loss in held_out[-2:]]
-    learned = bool(accuracy) and float(np.mean(accuracy)) >= LEARNED_ACCURACY
+def badge(held_out: Sequence[float], train_loss: float, accuracy: float) -> Badge:
+    """`held_out` are the held-out losses since the first step, the present one last; `train_loss` and `accuracy` are of
+    the steps since the one before."""
+    last, before = held_out[-1], held_out[:-1]
     gap = (last - train_loss) / max(last, 1e-9)
-    if (len(risen) == 2 and all(risen)) or (learned and last >= best and gap >= OVERFIT_FROM and len(held_out) > 1):
+    risen = len(before) > 1 and min(held_out[-2:]) > min(held_out) * RISE
+    still = bool(before) and last >= min(before) * FLAT
+    if risen or (still and accuracy >= LEARNED_ACCURACY and gap >= OVERFIT_FROM):
         return "OVERFIT"
     return "WATCH" if gap >= WATCH_FROM else "OK"
 

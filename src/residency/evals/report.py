@@ -56,13 +56,14 @@ def _html(findings: Findings) -> str:
     )
     measuring = _measuring_seconds(findings)
     training = findings.summary.seconds.get("train", 0.0) if findings.summary else 0.0
+    training -= findings.retention.seconds["training"] if findings.retention else 0.0
     return environment.get_template("report.html.j2").render(
         run=findings,
         row_lengths=plots.row_lengths(drawn.get("lengths", {})),
         label_balance=plots.label_balance(drawn.get("labels")),
         topic_map=plots.topic_map(topics.get("map", ()), topics.get("topics", ())),
         measuring=measuring,
-        cost=wording.percent(measuring / training) if training else "",
+        cost=wording.percent(measuring / training) if training > 0 else "",
         decisive=strongest(findings.comparisons),
         forest=plots.forest(findings.results, TUNED),
         loss_curves=plots.loss_curves(findings.metrics, best_step),
@@ -74,11 +75,12 @@ def _html(findings: Findings) -> str:
 
 
 def _measuring_seconds(findings: Findings) -> float:
-    """What measuring forgetting took, but for what the base says, which is cached."""
+    """What measuring forgetting took before, during and after the training."""
     if findings.retention is None:
         return 0.0
     spent = findings.retention.seconds
-    return spent["training"] + spent["after"] + (findings.scaled.seconds if findings.scaled else 0.0)
+    scaled = findings.scaled.seconds if findings.scaled else 0.0
+    return spent["base"] + spent["training"] + spent["after"] + scaled
 
 
 def _markdown(findings: Findings) -> str:

@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +32,11 @@ from residency.models.starter import cache_folder
 from residency.progress import track
 from residency.records import Interval, PromptDivergence
 
+T = TypeVar("T")
 PROMPTS = Path(__file__).with_name("anchors")
 LONGEST_ANSWER = 64
+ASKED_AT_ONCE = 64
+"""Prompts; part of what is cached, since what is drawn depends on it."""
 SHARED_WORDS = 8
 """A prompt that shares so many words in a row with the task is part of the task."""
 TEXT_TOKENS, WINDOW_TOKENS = 20_000, 512
@@ -52,6 +55,12 @@ def general_prompts(kind: str) -> list[GeneralPrompt]:
     """`anchors`, which are only measured on, or `replay`, which are only trained on; never the same prompt."""
     lines = (PROMPTS / f"{kind}.jsonl").read_text(encoding="utf-8").splitlines()
     return [GeneralPrompt(**json.loads(line)) for line in lines]
+
+
+def spread(items: Sequence[T], count: int) -> list[T]:
+    """So many of them, evenly over all: the prompts are ordered by topic and format."""
+    count = min(count, len(items))
+    return [items[place * len(items) // count] for place in range(count)]
 
 
 def without_overlap(prompts: Sequence[str], task_texts: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -77,14 +86,21 @@ def ngrams(text: str, n: int) -> set[tuple[str, ...]]:
 # ---- what the base says
 
 
-def remember(engine: Engine, renderer: Renderer, prompts: Sequence[Sequence[int]], *, seed: int) -> list[Remembered]:
+def remember(
+    engine: Engine,
+    renderer: Renderer,
+    prompts: Sequence[Sequence[int]],
+    *,
+    longest: int = LONGEST_ANSWER,
+    seed: int = 0,
+) -> list[Remembered]:
     """The base's own answers to prompts of tokens, and what it expected at each of their tokens.
 
     The same for the same base, prompts and seed: they are kept in the user's cache. Call before anything is trained.
     """
     if not prompts:
         return []
-    settings = SamplingSettings(LONGEST_ANSWER, renderer.stop_ids, temperature=1.0, seed=seed)
+    settings = SamplingSettings(longest, renderer.stop_ids, temperature=1.0, seed=seed, batch_size=ASKED_AT_ONCE)
     path = cache_folder() / "retention" / f"{cache_key(engine, prompts, settings)}.npz"
     if (found := read_cached(path)) is not None:
         return found

@@ -17,9 +17,10 @@ from residency.config.model import Train
 from residency.config.section import Final
 from residency.data.messages import Rendered
 from residency.engine.checkpoint import Checkpoints, Progress, random_state, set_random_state
-from residency.engine.engine import Engine
+from residency.engine.engine import Engine, Loss
 from residency.engine.optim import StepSettings, learning_rate_at
 from residency.errors import Interrupted, TrainingError
+from residency.evals.fit import badge
 from residency.methods.keep import NOTHING, Keep, replay, watch
 from residency.methods.order import rows_of_step
 from residency.methods.row_losses import note_losses
@@ -28,6 +29,8 @@ from residency.progress import track
 from residency.records import Metric, RunFolder
 
 RECENT = 5
+OVERFIT_PATIENCE = 2
+"""Measurements in a row with the badge OVERFIT after which training stops, unless `train.patience` is null."""
 EXPLODED = 1.5
 """Training stops when the mean of the RECENT losses passes this multiple of the first one."""
 
@@ -78,7 +81,7 @@ def train(
             require_finite(norm, state, "gradient")
             note_losses(run, state.step, batch, loss.by_row)
             tokens, seconds = sum(len(row) for row in batch), time.monotonic() - began
-            state = advanced(state, engine, loss.mean, loss.tokens, tokens, seconds)
+            state = advanced(state, engine, loss, tokens, seconds)
             require_no_explosion(state)
             run.append("metrics.jsonl", Metric(
                 step=state.step, epoch=state.step * settings.batch_size / len(rows), split="train", loss=loss.mean,
@@ -144,9 +147,9 @@ def measure(
     tokens = sum(len(score.logprobs) for score in scores)
     loss = -sum(float(score.logprobs.sum(dtype=np.float64)) for score in scores) / max(1, tokens)
     correct = sum(int(score.correct.sum()) for score in scores)
-    checkpoints.run.append("metrics.jsonl", Metric(
-        step=state.step, epoch=state.step * settings.batch_size / rows, split="eval", loss=loss, tokens=tokens,
-        token_accuracy=correct / max(1, tokens), seconds=state.seconds))  # fmt: skip
+    metric = Metric(step=state.step, epoch=state.step * settings.batch_size / rows, split="eval", loss=loss,
+                    tokens=tokens, token_accuracy=correct / max(1, tokens), seconds=state.seconds)  # fmt: skip
+    state = judged(state, metric, checkpoints.run)
     allowed = state.step > 0 and not (keep.stop and state.measurements_over_budget)
     better = allowed and math.isfinite(loss) and (state.best_loss is None or loss < state.best_loss)
     state = state.model_copy(update={
@@ -158,17 +161,38 @@ def measure(
     return state
 
 
-def advanced(
-    state: Progress, engine: Engine, loss: float, trained_tokens: int, tokens: int, seconds: float
-) -> Progress:
+def judged(state: Progress, metric: Metric, run: RunFolder) -> Progress:
+    """Writes the measurement down with its badge, and says when it becomes OVERFIT."""
+    tokens = state.tokens_since_measured
+    if not tokens or not math.isfinite(metric.loss):
+        run.append("metrics.jsonl", metric)
+        return state
+    losses, train_loss = (*state.held_out_losses, metric.loss), state.loss_since_measured / tokens
+    found = badge(losses, train_loss, state.correct_since_measured / tokens)
+    run.append("metrics.jsonl", metric.model_copy(update={"train_loss": train_loss, "badge": found}))
+    overfit = state.overfit_measurements + 1 if found == "OVERFIT" else 0
+    if overfit == 1:
+        run.say("overfit", f"overfitting at step {state.step}: training loss {train_loss:.3f}, held-out loss "
+                f"{metric.loss:.3f}, {min(losses):.3f} at its best; fewer train.epochs or more rows would help",
+                level="warning", step=state.step)  # fmt: skip
+    return state.model_copy(update={
+        "loss_since_measured": 0.0, "tokens_since_measured": 0, "correct_since_measured": 0,
+        "held_out_losses": losses, "overfit_measurements": overfit,
+    })  # fmt: skip
+
+
+def advanced(state: Progress, engine: Engine, loss: Loss, tokens: int, seconds: float) -> Progress:
     return state.model_copy(update={
         "step": state.step + 1,
         "tokens": state.tokens + tokens,
-        "trained_tokens": state.trained_tokens + trained_tokens,
+        "trained_tokens": state.trained_tokens + loss.tokens,
+        "loss_since_measured": state.loss_since_measured + loss.total,
+        "tokens_since_measured": state.tokens_since_measured + loss.tokens,
+        "correct_since_measured": state.correct_since_measured + loss.correct,
         "seconds": state.seconds + seconds,
         "micro_batch_tokens": engine.micro_batch_tokens,
-        "first_loss": loss if state.first_loss is None else state.first_loss,
-        "recent_losses": (*state.recent_losses, loss)[-RECENT:],
+        "first_loss": loss.mean if state.first_loss is None else state.first_loss,
+        "recent_losses": (*state.recent_losses, loss.mean)[-RECENT:],
         "rng": random_state(),
     })  # fmt: skip
 
@@ -176,7 +200,9 @@ def advanced(
 def out_of_patience(state: Progress, settings: Train[Final], keep: Keep) -> bool:
     if keep.over_budget(state):
         return True
-    return settings.patience is not None and state.measurements_since_best >= settings.patience
+    if settings.patience is None:
+        return False
+    return state.measurements_since_best >= settings.patience or state.overfit_measurements >= OVERFIT_PATIENCE
 
 
 def require_finite(value: float, state: Progress, what: str) -> None:

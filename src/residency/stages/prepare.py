@@ -33,7 +33,7 @@ from residency.records import RunFolder
 from residency.stages.facts import gather
 
 ROWS_SAID = 20
-BEFORE_RETENTION = {"anchors": 0, "budget": 1.0, "replay": False, "stop": False}
+BEFORE_RETENTION = {"anchors": 0, "answer_tokens": 1, "budget": 1.0, "replay": False, "stop": False}
 """What a run did that began before forgetting was measured: nothing of it."""
 
 

@@ -15,7 +15,7 @@ from residency.engine.divergence import Remembered
 from residency.engine.engine import FULL
 from residency.errors import DataError
 from residency.evals import retention
-from residency.evals.retention import divergence_of, general_prompts, prompt_tokens, remember, without_overlap
+from residency.evals.retention import general_prompts, prompt_tokens, remember, spread, without_overlap
 from residency.evals.scale import delta_of, sweep
 from residency.methods.keep import Keep
 from residency.records import RetentionResult
@@ -23,10 +23,11 @@ from residency.stages.model import load_base
 from residency.stages.prepare import Prepared
 from residency.stages.session import Session
 
-TASK_PROMPTS = 32
 SWEPT_ROWS = 32
-WATCHED = 16
-"""Anchors that are measured at every evaluation of the training; all of them are measured after it."""
+FEWEST = 8
+TASK_SHARE, WATCHED_SHARE = 4, 8
+"""One prompt of the task for so many anchors, and one anchor of so many that is measured at every evaluation of the
+training; FEWEST at least. All are measured after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +40,12 @@ class Memory:
     text: list[Rendered]
     text_losses: NDArray[np.float64]
     left_out: list[str]
-    seconds: float
+    seconds: dict[str, float]
+    """What asking the base took: `base` for what is measured, `replay_answers` for what is trained on."""
 
     def watched(self) -> list[Remembered]:
         """A few anchors, spread over the topics."""
-        every = max(1, len(self.sets["anchors"]) // WATCHED)
-        return self.sets["anchors"][::every][:WATCHED]
+        return spread(self.sets["anchors"], share_of(len(self.sets["anchors"]), WATCHED_SHARE))
 
     def keep(self, session: Session) -> Keep:
         """What training is to measure and to replay."""
@@ -63,12 +64,15 @@ def remember_base(session: Session, prepared: Prepared) -> Memory | None:
     if not settings.anchors:
         return None
     texts = task_texts(prepared)
-    anchors, left_out = without_overlap([one.prompt for one in general_prompts("anchors")][: settings.anchors], texts)
-    replayed, _ = without_overlap([one.prompt for one in general_prompts("replay") if settings.replay], texts)
+    anchors, replayed = (
+        [one.prompt for one in spread(general_prompts(kind), settings.anchors)] for kind in ("anchors", "replay")
+    )
+    anchors, left_out = without_overlap(anchors, texts)
+    replayed, _ = without_overlap(replayed if settings.replay else [], texts)
 
     def asked(prompts: Sequence[Sequence[int]]) -> list[Remembered]:
         # One seed for all runs: what a base says is cached once, whatever the run's own seed.
-        return remember(session.engine, session.renderer, prompts, seed=0)
+        return remember(session.engine, session.renderer, prompts, longest=settings.answer_tokens, seed=0)
 
     def asked_texts(prompts: Sequence[str]) -> list[Remembered]:
         return asked([prompt_tokens(session.renderer, prompt) for prompt in prompts])
@@ -76,10 +80,14 @@ def remember_base(session: Session, prepared: Prepared) -> Memory | None:
     own = prepared.resolved.method.name == "sft"
     sets = {
         "anchors": asked_texts(anchors),
-        "task": asked(task_prompts(prepared.held_out or prepared.rows)) if own else [],
+        "task": asked(task_prompts(prepared.held_out or prepared.rows, share_of(settings.anchors, TASK_SHARE)))
+        if own
+        else [],
         "must_keep": asked_texts(settings.must_keep),
     }
+    measured_until = time.monotonic()
     replay = asked_texts(replayed)
+    replay_seconds = time.monotonic() - measured_until
     text = read_text(session, settings.general_text) if settings.general_text else []
     losses = retention.losses_of(session.engine, None, text) if text else np.zeros(0)
     asked_for = sum(map(len, sets.values())) + len(replay)
@@ -88,7 +96,8 @@ def remember_base(session: Session, prepared: Prepared) -> Memory | None:
     if left_out:
         session.run.say("anchors_left_out", f"{len(left_out)} general prompts share words with the task and are no "
                         f"anchors; the first: {left_out[0]}", prompts=left_out)  # fmt: skip
-    return Memory(sets, replay, text, losses, left_out, time.monotonic() - began)
+    seconds = {"base": time.monotonic() - began - replay_seconds, "replay_answers": replay_seconds}
+    return Memory(sets, replay, text, losses, left_out, seconds)
 
 
 def task_texts(prepared: Prepared) -> list[str]:
@@ -98,11 +107,14 @@ def task_texts(prepared: Prepared) -> list[str]:
     ]
 
 
-def task_prompts(rows: Sequence[Rendered]) -> list[list[int]]:
+def share_of(anchors: int, share: int) -> int:
+    return max(FEWEST, anchors // share)
+
+
+def task_prompts(rows: Sequence[Rendered], count: int) -> list[list[int]]:
     """What stands before the first answer of rows spread over the data, no prompt twice."""
     prompts = dict.fromkeys(tuple(row.input_ids[: int(row.trained.argmax())].tolist()) for row in rows)
-    every = max(1, len(prompts) // TASK_PROMPTS)
-    return [list(prompt) for prompt in list(prompts)[::every][:TASK_PROMPTS] if prompt]
+    return [list(prompt) for prompt in spread([prompt for prompt in prompts if prompt], count)]
 
 
 def read_text(session: Session, name: str) -> list[Rendered]:
@@ -131,13 +143,13 @@ def scale_down(session: Session, name: str, prepared: Prepared, memory: Memory, 
         session.run.say("not_scaled", "no smaller scale was tried: between the base and this kind of adapter lies no "
                         "straight line")  # fmt: skip
         return False
-    every = max(1, len(prepared.held_out) // SWEPT_ROWS)
-    watched = memory.watched()
     # The few anchors of the sweep stand for all: the budget is theirs in the same proportion.
-    here, _ = divergence_of(session.engine, session.adapter, watched)
-    share = here.value / found.divergences["anchors"].value if found.divergences["anchors"].value else 1.0
-    result = sweep(delta, prepared.held_out[::every][:SWEPT_ROWS], watched, settings.budget * share,
-                   take=settings.scale == "take")  # fmt: skip
+    each = [one for one in found.prompts if one.set == "anchors"]
+    few = spread(each, share_of(len(each), WATCHED_SHARE))
+    here = sum(one.divergence * one.tokens for one in few) / sum(one.tokens for one in few)
+    whole = found.divergences["anchors"].value
+    result = sweep(delta, spread(prepared.held_out, SWEPT_ROWS), memory.watched(),
+                   settings.budget * (here / whole if whole else 1.0), take=settings.scale == "take")  # fmt: skip
     session.run.write("scale.json", result)
     session.run.say("scale", f"adapter scale: {result.reason}", proposed=result.proposed, taken=result.taken)
     return result.taken
@@ -160,7 +172,7 @@ def measure_tuned(session: Session, memory: Memory, training_seconds: float) -> 
         perplexity_ratio=ratio,
         left_out=memory.left_out,
         budget=session.resolved.retention.budget,
-        seconds={"base": memory.seconds, "training": training_seconds, "after": time.monotonic() - began},
+        seconds=memory.seconds | {"training": training_seconds, "after": time.monotonic() - began},
     )
     session.run.write("retention.json", result)
     found = intervals["anchors"]

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from residency.evals.fit import judge_fit
+from residency.evals.fit import badge, judge_fit
 from residency.records import Metric
 
 
-def curve(train: list[float], held_out: list[float], *, accuracy: float = 0.5, every: int = 10) -> list[Metric]:
-    """Each value of `train` holds for the `every` steps before the evaluation of the same place."""
-    metrics = []
-    for number, (loss, measured) in enumerate(zip(train, held_out, strict=True)):
-        metrics += [
-            Metric(step=number * every + i + 1, epoch=0, split="train", loss=loss, tokens=10, token_accuracy=accuracy,
-                   seconds=0) for i in range(every)
-        ]  # fmt: skip
-        metrics.append(Metric(step=(number + 1) * every, epoch=0, split="eval", loss=measured, tokens=9, seconds=0))
-    return metrics
+def steps(losses: list[float], every: int = 10) -> list[Metric]:
+    """Training steps; each value holds for `every` of them."""
+    each = [loss for loss in losses for _ in range(every)]
+    return [Metric(step=i + 1, epoch=0, split="train", loss=loss, tokens=10, seconds=0) for i, loss in enumerate(each)]
 
 
 @pytest.mark.parametrize(
@@ -31,20 +25,32 @@ def curve(train: list[float], held_out: list[float], *, accuracy: float = 0.5, e
     ids=["together", "a gap opens", "rises twice", "one bad measurement"],
 )
 def test_badges(train: list[float], held_out: list[float], badges: list[str]) -> None:
-    assert [one.badge for one in judge_fit(curve(train, held_out)).evaluations] == badges
+    found = [badge(held_out[: number + 1], loss, accuracy=0.5) for number, loss in enumerate(train)]
+    assert found == badges
 
 
-def test_nothing_left_to_learn_is_overfitting_even_while_the_loss_stands_still() -> None:
-    assert judge_fit(curve([1.0, 0.01], [0.5, 0.5], accuracy=0.995)).badge == "OVERFIT"
+def test_nothing_left_to_learn_is_overfitting_where_the_held_out_loss_stands_still() -> None:
+    assert badge([0.5, 0.5], 0.01, accuracy=0.995) == "OVERFIT"
+    assert badge([0.5, 0.45], 0.01, accuracy=0.995) == "WATCH"  # it still falls
+    assert badge([0.5], 0.01, accuracy=0.995) == "WATCH"
 
 
 def test_a_run_without_held_out_rows_has_no_badge() -> None:
-    metrics = [one for one in curve([1.0, 0.9], [1.0, 0.9]) if one.split == "train"]
-    assert judge_fit(metrics).badge is None
+    assert judge_fit(steps([1.0, 0.9])).badge is None
+
+
+def test_the_last_badge_is_the_runs_and_names_the_best_step() -> None:
+    evaluations = [
+        Metric(step=step, epoch=0, split="eval", loss=loss, tokens=9, seconds=0, train_loss=0.1, badge=found)
+        for step, loss, found in ((10, 0.5, "WATCH"), (20, 0.6, "OVERFIT"))
+    ]
+    fit = judge_fit(evaluations)
+    assert fit.badge == "OVERFIT"
+    assert "0.500 at step 10" in str(fit.warning)
 
 
 def test_barely_adapted_is_recognised_and_says_what_to_change() -> None:
-    falling = judge_fit(curve([5.0, 4.0, 3.0, 2.5, 2.0], [5.0, 4.0, 3.0, 2.5, 2.0])).barely
+    falling = judge_fit(steps([5.0, 4.0, 3.0, 2.5, 2.0])).barely
     assert falling is not None
     assert "train.epochs" in falling
-    assert judge_fit(curve([5.0, 1.0, 0.5, 0.5, 0.5], [5.0, 1.0, 0.5, 0.5, 0.5])).barely is None
+    assert judge_fit(steps([5.0, 1.0, 0.5, 0.5, 0.5])).barely is None

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from residency.config.model import Train
 from residency.engine.checkpoint import Progress
+from residency.engine.engine import FULL, Engine
 from residency.errors import TrainingError
-from residency.methods.sft import require_finite, require_no_explosion, rows_of_step, total_steps
+from residency.methods.sft import require_finite, require_no_explosion, rows_of_step, total_steps, train
+from residency.records import RunFolder
+from tests.conftest import random_rows, tiny_llama
 
 SETTINGS = {"epochs": 3.0, "batch_size": 8, "micro_batch_tokens": 100, "learning_rate": 1e-3, "eval_every_steps": 1,
             "save_every_steps": 1}  # fmt: skip
@@ -68,3 +73,22 @@ def test_a_loss_that_is_no_number_is_an_error(value: float) -> None:
     with pytest.raises(TrainingError, match="at step 10") as caught:
         require_finite(value, at(), "loss")
     assert caught.value.code == "not_finite"
+
+
+def test_overfitting_has_a_badge_at_every_evaluation_and_stops_with_the_best_weights(tmp_path: Path) -> None:
+    """Random answers can be learned by heart, and nothing else."""
+    rows, held_out, run = random_rows(8), random_rows(8, seed=1), RunFolder(tmp_path)
+    engine = Engine(tiny_llama())
+    engine.train_all_weights()
+    wanted = settings(epochs=60, learning_rate=3e-3, eval_every_steps=4, save_every_steps=1000, patience=50)
+    outcome = train(engine, FULL, rows, held_out, wanted, run)
+    measured = [metric for metric in run.metrics() if metric.split == "eval"][1:]
+    badges = [metric.badge for metric in measured]
+    assert badges[0] in ("OK", "WATCH")
+    assert badges[-2:] == ["OVERFIT", "OVERFIT"]
+    assert all(metric.train_loss is not None and metric.train_loss < metric.loss for metric in measured)
+    assert [event.kind for event in run.events() if event.level == "warning"] == ["overfit"]
+    assert outcome.stopped_early
+    scores = engine.logprobs(FULL, held_out)
+    loss = -sum(float(one.logprobs.sum()) for one in scores) / sum(len(one.logprobs) for one in scores)
+    assert loss == pytest.approx(min(metric.loss for metric in measured), rel=1e-4)
