@@ -1,0 +1,105 @@
+"""What the untuned model writes for its card: its own answers, other wordings, translations where it is able to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+
+from rapidfuzz.fuzz import ratio
+
+from residency.data.audit.words import words_of
+from residency.data.messages import Message
+from residency.data.render import Renderer
+from residency.engine.engine import Engine
+from residency.engine.sampling import SamplingSettings
+from residency.evals.card_behaviours import Trained
+from residency.evals.card_prompts import TEMPLATES, Written, acceptable
+from residency.evals.generate import with_worked
+
+WORKED_ROWS = 4
+LONGEST_WORDING_TOKENS = 40
+ALIKE, ENOUGH = 60.0, 4
+"""A translation is right where it is so much (of 100) like the known one; so many of the six must be."""
+CANNOT = "the untuned model cannot translate: it got {right} of {n} known sentences right"
+NOT_ASKED = "the answer's form leaves nothing to translate"
+
+
+def write(
+    engine: Engine, renderer: Renderer, trained: Sequence[Trained], settings: SamplingSettings, asked: Set[str]
+) -> list[Written]:
+    """For each behaviour the base's own answer in the rows' style, a rewording that passes, and a translation.
+
+    `asked` has the training questions by their words. `settings` gives the stop tokens and the batch.
+    """
+    own = own_answers(engine, renderer, trained, settings)
+    reworded = follow(engine, renderer, "reword", [one.question for one in trained], settings)
+    translated, reason = translations(engine, renderer, trained, settings)
+    return [
+        Written(answer, [text] if acceptable(one, text, asked) else [], [french] if french else [], reason)
+        for one, answer, text, french in zip(trained, own, reworded, translated, strict=True)
+    ]
+
+
+def own_answers(
+    engine: Engine, renderer: Renderer, trained: Sequence[Trained], settings: SamplingSettings
+) -> list[str | None]:
+    """Greedy, behind the turns of other rows chosen for the card: they show the form, not the answer."""
+    asked = [i for i, one in enumerate(trained) if one.sort != "text"]
+    prompts = []
+    for i in asked:
+        others = [trained[j] for j in range(len(trained)) if words_of(trained[j].answer) != words_of(trained[i].answer)]
+        worked = [turn for one in others[:WORKED_ROWS] for turn in one.example.messages[-2:]]
+        example = trained[i].example
+        prompts.append(renderer.prompt_ids(with_worked(example.prompt, worked), example.tools))
+    longest = max((len(renderer.tokenizer(trained[i].answer)["input_ids"]) for i in asked), default=0)
+    found: list[str | None] = [None] * len(trained)
+    for i, answer in zip(asked, generate(engine, renderer, None, prompts, settings, longest + 8), strict=True):
+        first = answer.strip() if trained[i].sort == "format" else answer.strip().partition("\n")[0].strip()
+        found[i] = first or None
+    return found
+
+
+def follow(
+    engine: Engine, renderer: Renderer, task: str, texts: Sequence[str], settings: SamplingSettings
+) -> list[str]:
+    """`reword` or `translate`, as its worked examples show; one line each."""
+    head: Message = {"role": "user", "content": TEMPLATES[task]["instruction"]}
+    worked: list[Message] = [head, {"role": "assistant", "content": "Yes, send me the sentences one by one."}]
+    for before, after in TEMPLATES[task]["worked"]:
+        worked += [{"role": "user", "content": before}, {"role": "assistant", "content": after}]
+    prompts = [renderer.prompt_ids([*worked, {"role": "user", "content": text}]) for text in texts]
+    answers = generate(engine, renderer, None, prompts, settings, LONGEST_WORDING_TOKENS)
+    return [answer.strip().partition("\n")[0].strip().strip('"') for answer in answers]
+
+
+def translations(
+    engine: Engine, renderer: Renderer, trained: Sequence[Trained], settings: SamplingSettings
+) -> tuple[list[str], str]:
+    """Each question in French, and nothing for all where the model does not know the language; then also why."""
+    nothing = [""] * len(trained)
+    wanted = [i for i, one in enumerate(trained) if one.sort != "format"]
+    if not wanted:
+        return nothing, NOT_ASKED
+    known = TEMPLATES["translate"]["known"]
+    tried = follow(engine, renderer, "translate", [english for english, _ in known], settings)
+    right = sum(
+        ratio(given.casefold(), french.casefold()) >= ALIKE for given, (_, french) in zip(tried, known, strict=True)
+    )
+    if right < ENOUGH:
+        return nothing, CANNOT.format(right=right, n=len(known))
+    for i, text in zip(
+        wanted, follow(engine, renderer, "translate", [trained[i].question for i in wanted], settings), strict=True
+    ):
+        nothing[i] = "" if words_of(text) == words_of(trained[i].question) else text
+    return nothing, "the untuned model gave the question back as it was"
+
+
+def generate(
+    engine: Engine, renderer: Renderer, adapter: str | None, prompts: Sequence[Sequence[int]],
+    settings: SamplingSettings, longest: int,
+) -> list[str]:  # fmt: skip
+    """Greedy text behind each prompt, at most `longest` tokens."""
+    if not prompts:
+        return []
+    chosen = SamplingSettings(longest, settings.stop_ids, seed=settings.seed, batch_size=settings.batch_size)
+    answers = engine.sample(adapter, prompts, chosen)
+    return [str(renderer.tokenizer.decode(one.token_ids, skip_special_tokens=True)) for one in answers]
