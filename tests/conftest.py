@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,22 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from residency.data.messages import Origin, Rendered
+from residency.models.starter import starter_path
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests remember of tiny models goes into no user's cache; the starter model stays where it is."""
+    before, own = os.environ.get("RESIDENCY_CACHE"), tmp_path_factory.mktemp("cache")
+    if found := starter_path():
+        (own / found.name).symlink_to(found)
+    os.environ["RESIDENCY_CACHE"] = str(own)
+    yield
+    os.environ.pop("RESIDENCY_CACHE")
+    if before is not None:
+        os.environ["RESIDENCY_CACHE"] = before
 
 
 def tiny_llama(seed: int = 0, **changes: int | bool) -> LlamaForCausalLM:

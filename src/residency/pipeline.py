@@ -20,11 +20,14 @@ from residency.evals.report import write_report
 from residency.evals.run import evaluate as grade_answers
 from residency.evals.run import few_shot_examples
 from residency.methods import sft
+from residency.methods.keep import NOTHING
 from residency.models.load import versions
 from residency.records import Comparison, EvalResult, Event, RunFolder, Summary
 from residency.run_folders import claim, create, find_run, list_runs, unfinished
+from residency.stages.card import measure_card, plan_card
 from residency.stages.model import result_name, save_result, start_engine
 from residency.stages.prepare import Prepared, prepare
+from residency.stages.retention import Memory, measure_tuned, remember_base, scale_down
 from residency.stages.session import Session, open_session
 from residency.stages.survey import check, estimate
 
@@ -51,15 +54,34 @@ def run(config: RunConfig, runs: Path, *, resume: bool = False, listener: Listen
             measure(base, "base", prepared)
             if shots := resolved.eval.few_shot:
                 measure(base, f"base-{shots}-shot", prepared, shots=shots)
+        with stages("remember"):
+            memory = remember_base(base, prepared)
+        with stages("plan card"):
+            plan_card(base, prepared)
         with stages("train"):
-            outcome = sft.train(engine, name, prepared.rows, prepared.held_out, resolved.train, record)
+            keep = memory.keep(base) if memory else NOTHING
+            outcome = sft.train(engine, name, prepared.rows, prepared.held_out, resolved.train, record, keep)
+        if memory:
+            with stages("retention"):
+                weigh(base.tuned(), name, prepared, memory, outcome)
+        with stages("save"):
             save_result(engine, name, prepared.renderer.tokenizer, resolved, record)
         with stages("after"):
             measure(base.tuned(), "tuned", prepared)
+        with stages("card"):
+            measure_card(base.tuned(), prepared)
         with stages("report"):
             record.write("summary.json", summarise(outcome, prepared, engine, stages))
             write_report(record)
     return record
+
+
+def weigh(tuned: Session, name: str, prepared: Prepared, memory: Memory, outcome: sft.Outcome) -> None:
+    """What was forgotten, and how much less it would be at a smaller scale of the change; measured again if taken."""
+    spent = outcome.progress.retention_seconds
+    found = measure_tuned(tuned, memory, spent)
+    if scale_down(tuned, name, prepared, memory, found):
+        measure_tuned(tuned, memory, spent)
 
 
 def measure(session: Session, label: str, prepared: Prepared, *, shots: int = 0) -> None:

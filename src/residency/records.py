@@ -9,6 +9,9 @@
       checkpoints/     step-000050/ …, each complete and checksummed
       adapter/         the result in PEFT's format (full fine-tuning: model/)
       eval/            <test>.<model>.json, one EvalResult each; probes.json and card.json: where the behaviour holds
+      retention.json   one RetentionResult: how far the tuned model is from the base on prompts that are not the task's
+      scale.json       one ScaleResult: task loss and forgetting between the base and the tuned model
+      verdict.json     one Verdict: ship or not, and why
       summary.json     one Summary: what the run came to
       report.html, report.md
       error.json       only after a failure
@@ -40,11 +43,15 @@ class Metric(Record):
     """Optimizer steps done."""
     epoch: float
     """Passes over the training rows done."""
-    split: Literal["train", "eval"]
+    split: Literal["train", "eval", "anchors", "replay"]
+    """`anchors` and `replay` lines hold divergences from the base: of the model after the step, and within the step."""
     loss: float
-    """Mean negative log-likelihood in nats per trained token."""
+    """Mean negative log-likelihood, or KL(base || model), in nats per token."""
     tokens: int
-    """Trained tokens this loss is the mean of."""
+    """Tokens this is the mean of."""
+    low: float | None = None
+    high: float | None = None
+    """95 % confidence limits of `loss`, where it stands for more than the rows it was measured on."""
     token_accuracy: float | None = None
     """Share of trained tokens that were the model's first choice."""
     learning_rate: float | None = None
@@ -124,6 +131,82 @@ class Comparison(Record):
     """Rows that passed before and fail now."""
     baseline: str
     """The model that is compared with, as named in its EvalResult."""
+
+
+class PromptDivergence(Record):
+    set: str
+    """`anchors`, `task` or `must_keep`."""
+    prompt: str
+    tokens: int
+    """Tokens of the base's own answer that were compared."""
+    divergence: float
+    """KL(base || tuned) in nats per token."""
+
+
+class RetentionResult(Record):
+    """How far the tuned model is from the base."""
+
+    divergences: dict[str, Interval]
+    """By set of prompts: KL(base || tuned) in nats per token, over the base's own answers (bootstrap over prompts)."""
+    prompts: list[PromptDivergence]
+    perplexity_ratio: Interval | None = None
+    """Tuned / base on `retention.general_text` (bootstrap over its windows)."""
+    left_out: list[str] = []
+    """Anchor prompts that share eight words in a row with the task's rows, and were not used."""
+    budget: float
+    seconds: dict[str, float]
+    """By what it was spent on: `base` (once for a base model, then cached), `training`, `after`."""
+
+
+class ScalePoint(Record):
+    scale: float
+    """The share a of the way from the base (0) to the tuned model (1)."""
+    task_loss: Interval
+    """On the held-out rows, in nats per trained token (bootstrap over rows)."""
+    loss_against_full: Interval
+    """The paired difference to the task loss at scale 1."""
+    divergence: Interval
+    """KL(base || model) on anchors, in nats per token."""
+
+
+class ScaleResult(Record):
+    points: list[ScalePoint]
+    """From the smallest scale to 1."""
+    proposed: float | None
+    """The largest scale inside the budget; null where there is none."""
+    taken: bool
+    """Whether the result's weights are at the proposed scale."""
+    reason: str
+    seconds: float
+
+
+class PairedComparison(Record):
+    comparison: Comparison
+    """`before` is A, `after` is B; its gain is drawn by clusters of rows that ask the same."""
+    p_holm: float | None
+    """The p-value adjusted for all comparisons of the result (Holm)."""
+    not_worse: bool
+    """Whether B is not worse than A by more than `margin`, with one-sided 95 % confidence."""
+    margin: float
+
+
+class PairedResult(Record):
+    a: str
+    b: str
+    comparisons: list[PairedComparison]
+    forgetting: Interval | None
+    """How much further B is from its base than A, in nats per token on the same anchors; null where not measured."""
+
+
+class Verdict(Record):
+    decision: Literal["ship", "ship_scaled", "do_not_ship", "undecided"]
+    passed: bool
+    """Whether the result, as it stands, may be shipped: what `residency train --gate` answers."""
+    scale: float | None = None
+    """The adapter scale to ship with, for `ship_scaled`."""
+    sentence: str
+    """The verdict and its reasons in one line."""
+    reasons: list[str]
 
 
 ProbeKind = Literal[

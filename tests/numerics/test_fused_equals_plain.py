@@ -14,6 +14,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from residency.data.messages import Rendered
 from residency.engine.batch import needed_length
+from residency.engine.divergence import Remembered
 from residency.engine.engine import Engine
 from residency.engine.fast_batch import passes
 from residency.engine.fused import FusedDecoder, Pass
@@ -140,6 +141,45 @@ def test_scores_of_an_adapter_and_of_the_base_are_the_plain_ones() -> None:
             assert (ours.correct == theirs.correct).all()
 
 
+@pytest.mark.parametrize("settings", [{}, {"micro_batch_tokens": 30}], ids=["one pass", "small passes"])
+def test_the_pull_towards_the_base_is_the_plain_one(settings: dict[str, int]) -> None:
+    task, replay = random_rows(5), random_rows(4, seed=1)
+    norms, pulled, after = [], [], []
+    for speed in (Speed(fused=False), FUSED):
+        engine = fused_engine(speed, **settings)
+        remembered = [Remembered(*pair) for pair in zip(replay, engine.distributions(None, replay), strict=True)]
+        for _ in range(2):
+            engine.forward_backward({"one": task})
+            pulled.append(engine.pull("one", remembered, 0.5).mean)
+            norms.append(engine.step({"one": StepSettings(1e-2, max_grad_norm=1.0)})["one"])
+        after.append([each.mean() for each in engine.divergences("one", remembered)])
+    assert pulled[0] > 1e-3
+    assert norms[2:] == pytest.approx(norms[:2], rel=1e-4)
+    assert pulled[2:] == pytest.approx(pulled[:2], rel=1e-4)
+    assert after[1] == pytest.approx(after[0], rel=1e-3)
+
+
+def test_a_pull_alone_makes_a_step_and_leaves_other_adapters_as_they_are() -> None:
+    rows, engine = random_rows(4), fused_engine()
+    engine.add_adapter("two", LORA, seed=2)
+    remembered = [Remembered(*pair) for pair in zip(rows, engine.distributions(None, rows), strict=True)]
+    before = engine.divergences("two", remembered)
+    idle = [p.clone() for p in engine.parameters("one").values()]
+    for _ in range(5):
+        engine.pull("two", remembered, 1.0)
+        engine.step({"one": StepSettings(1e-2), "two": StepSettings(1e-2)})
+    assert np.mean([each.mean() for each in engine.divergences("two", remembered)]) < np.mean(np.concatenate(before))
+    assert all(map(torch.equal, idle, engine.parameters("one").values()))
+
+
+def test_a_scaled_adapter_is_what_trains_and_scores() -> None:
+    rows, engine = random_rows(4), fused_engine()
+    whole = {key: p.detach().clone() for key, p in engine.parameters("one").items() if "lora_B" in key}
+    engine.scale("one", 0.0, whole, {})
+    for ours, base in zip(engine.logprobs("one", rows), engine.logprobs(None, rows), strict=True):
+        assert ours.logprobs == pytest.approx(base.logprobs, rel=1e-5)
+
+
 def test_a_token_of_one_row_does_not_touch_another_row_of_the_pack() -> None:
     rows = random_rows(4)
     engine = fused_engine()
@@ -233,11 +273,14 @@ def test_memory_that_runs_out_halves_the_pass_and_trains_the_same(monkeypatch: p
             raise torch.OutOfMemoryError("CUDA out of memory")
         return whole(self, one)
 
+    replay = [Remembered(*pair) for pair in zip(rows, plain.distributions(None, rows), strict=True)]
     for _ in range(2):
-        expected, norm = plain.forward_backward({"one": rows})["one"].mean, plain.step(settings)["one"]
+        expected, pulled = plain.forward_backward({"one": rows})["one"].mean, plain.pull("one", replay, 1.0).mean
+        norm = plain.step(settings)["one"]
         with monkeypatch.context() as patch:
             patch.setattr(FusedDecoder, "forward_backward", limited)
             assert small.forward_backward({"one": rows})["one"].mean == pytest.approx(expected, rel=1e-5)
+            assert small.pull("one", replay, 1.0).mean == pytest.approx(pulled, rel=1e-4)
         assert small.step(settings)["one"] == pytest.approx(norm, rel=1e-4)
     assert small.micro_batch_tokens < 512
     for key, parameter in plain._trained["one"].parameters.items():

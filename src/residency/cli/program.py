@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from residency import progress
-from residency.cli import chat, check, convert, estimate, evaluate, export, models, report, runs, select, train
+from residency.cli import chat, check, compare, convert, estimate, evaluate, export, models, report, runs, select, train
 from residency.cli.output import print_answer, print_error, print_line
 from residency.errors import Interrupted, ResidencyError
 
@@ -26,6 +26,7 @@ EXIT_CODES = {
     6: "training failed: the loss became NaN or exploded",
     7: "a run folder is missing, damaged or in use",
     8: "a grader is wrong or could not answer",
+    9: "the result may not be shipped (`residency train --gate`)",
     130: "interrupted; a checkpoint was left if training had begun",
 }
 
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 train.add_to(app)
 evaluate.add_to(app)
+compare.add_to(app)
 chat.add_to(app)
 check.add_to(app)
 convert.add_to(app)

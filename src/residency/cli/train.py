@@ -16,8 +16,9 @@ from residency.cli.output import comparison_table, listener, print_answer, print
 from residency.config.load import load_run
 from residency.errors import Interrupted
 from residency.evals.wording import duration, memory
-from residency.records import RunFolder, Summary
+from residency.records import RunFolder, Summary, Verdict
 
+GATE_FAILED = 9
 EPILOG = """
 Examples
 
@@ -43,6 +44,9 @@ def train(
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse data with warnings, not only those with errors (data.strict).")
     ] = False,
+    gate: Annotated[
+        bool, typer.Option("--gate", help="Exit with 9 unless the verdict is that the result may be shipped.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check the data, measure the untuned model, train, measure again, and report.
@@ -58,7 +62,9 @@ def train(
     except KeyboardInterrupt:
         # Between training steps the loop itself stops and leaves a checkpoint; this is before or after them.
         raise Interrupted("interrupted", hint="go on with the same command and --resume") from None
-    show_result(finished, as_json)
+    verdict = show_result(finished, as_json)
+    if gate and not verdict.passed:
+        raise typer.Exit(GATE_FAILED)
 
 
 @contextmanager
@@ -78,10 +84,12 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def show_result(run: RunFolder, as_json: bool) -> None:
+def show_result(run: RunFolder, as_json: bool) -> Verdict:
     from residency.evals.findings import read_findings
 
-    comparisons = read_findings(run).comparisons
+    findings = read_findings(run)
+    comparisons, verdict = findings.comparisons, run.read("verdict.json", Verdict)
+    retention, scaled = findings.retention, findings.scaled
     summary = run.read("summary.json", Summary)
     report = run / "report.html"
     if as_json:
@@ -90,14 +98,19 @@ def show_result(run: RunFolder, as_json: bool) -> None:
             "report": str(report),
             "summary": summary.model_dump(mode="json"),
             "comparisons": [one.model_dump(mode="json") for one in comparisons],
+            "verdict": verdict.model_dump(mode="json"),
+            "retention": retention.model_dump(mode="json", exclude={"prompts"}) if retention else None,
+            "scale": scaled.model_dump(mode="json") if scaled else None,
         })  # fmt: skip
-        return
+        return verdict
     if comparisons:
         print_line()
         print_table(comparison_table(comparisons))
         print_line()
     print_line(sentence(summary))
+    print_line(verdict.sentence)
     print_line(f"report: {report}")
+    return verdict
 
 
 def sentence(summary: Summary) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Generic, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from residency.config.graders import Grader
 from residency.config.methods import Method, Sft
@@ -109,6 +109,28 @@ class Train(Section, Generic[A]):
     """Newest checkpoints kept, beside the best one."""
 
 
+class Retention(Section, Generic[A]):
+    budget: Annotated[float, Field(gt=0)] | A = AUTO
+    """How much may be forgotten: KL(base, tuned) in nats per token on general prompts, over the base's own answers."""
+    replay: bool | A = AUTO
+    """Train on the base's own answers to general prompts beside the rows, to keep what it knows."""
+    stop: bool | A = AUTO
+    """Stop when two measurements in a row are over the budget, and keep the best weights from before."""
+    scale: Literal["propose", "take"] = "propose"
+    """Where the tuned model is over the budget: only propose a smaller adapter scale, or take it for the result."""
+    anchors: Annotated[int, Field(ge=0, le=128)] = 128
+    """General prompts that forgetting is measured on; 0 measures none."""
+    must_keep: list[str] = Field(default_factory=list)
+    """Prompts of your own whose answers must stay inside the budget too."""
+    general_text: str | None = None
+    """A text file whose perplexity is measured before and after."""
+
+
+def number_of_probes(value: Any) -> Any:
+    """`true` and `false` say whether there is a card."""
+    return value if not isinstance(value, bool) else AUTO if value else 0
+
+
 class Evaluation(Section, Generic[A]):
     graders: list[Grader] | A = AUTO
     """How an answer is scored; `auto` takes json_match where every reference is JSON, else string_check."""
@@ -120,6 +142,8 @@ class Evaluation(Section, Generic[A]):
     """Longest generated answer in tokens."""
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Prompts generated for at once."""
+    probes: Annotated[Annotated[int, Field(ge=0, le=30)] | A, BeforeValidator(number_of_probes)] = AUTO
+    """Trained rows that the generalisation card asks about, in ten kinds of prompts; false or 0 makes no card."""
 
 
 class Speed(Section, Generic[A]):
@@ -145,6 +169,7 @@ class Run(Section, Generic[A]):
     method: Method = Field(default=Sft())
     adapter: Lora[A] | Qlora[A] | Full | Peft = Field(default=DEFAULTS | {"kind": "lora"}, discriminator="kind")
     train: Train[A] = Field(default=DEFAULTS)
+    retention: Retention[A] = Field(default=DEFAULTS)
     eval: Evaluation[A] = Field(default=DEFAULTS)
     speed: Speed[A] = Field(default=DEFAULTS)
 

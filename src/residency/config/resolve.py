@@ -26,6 +26,11 @@ STEPS_BETWEEN_EVALS = 10
 CPU_TOKENS = (1024, 4096)
 """On a CPU a larger pass is not faster: its caches are full."""
 GPU_TOKENS = (1024, 65536)
+BUDGET_GREEN, BUDGET = 0.05, 0.15
+"""Nats per token, KL(base || tuned) on general prompts: nothing is noticed up to the first, much above the second."""
+FEWEST_PROBES, MOST_PROBES = 4, 30
+CPU_PROBE_WEIGHTS = 10 * 135e6
+"""Rows the generalisation card asks about times the model's weights: what two CPU cores do in less than a minute."""
 MEMORY_SHARE = 0.8
 """Share of the free memory that is planned for."""
 
@@ -161,6 +166,33 @@ def save_every_steps(values: Values, facts: Facts) -> tuple[int, str]:
     ), f"A tenth of {steps} steps, {STEPS_BETWEEN_EVALS} or more apart."
 
 
+def budget(values: Values, facts: Facts) -> tuple[float, str]:
+    return BUDGET, (
+        f"Up to {BUDGET_GREEN} nats per token a model answers general prompts as before, above {BUDGET} it does not: "
+        "a rule of thumb, to be set by what you must keep."
+    )
+
+
+def replay(values: Values, facts: Facts) -> tuple[bool, str]:
+    kind = values["adapter"]["kind"]
+    if values["method"]["name"] != "sft" or not values["retention"]["anchors"]:
+        return False, "The base's own answers to general prompts are replayed for sft, where retention is measured."
+    if kind == "full":
+        return False, (
+            "Full fine-tuning of the starter model learned less with replay; scaling its change afterwards kept more."
+        )
+    return True, "With LoRA it cut forgetting on the starter model over tenfold, at no cost to the held-out loss."
+
+
+def stop(values: Values, facts: Facts) -> tuple[bool, str]:
+    own = values["retention"]["budget"] != "auto"
+    return own, (
+        "You have set a budget."
+        if own
+        else "The budget is a rule of thumb and no wish of yours: the verdict and the adapter scale deal with it."
+    )
+
+
 def graders(values: Values, facts: Facts) -> tuple[list[dict[str, Any]], str]:
     if values["method"]["name"] == "pretrain":
         return [], "Plain text has no reference answers to grade against."
@@ -172,6 +204,16 @@ def graders(values: Values, facts: Facts) -> tuple[list[dict[str, Any]], str]:
 def max_new_tokens(values: Values, facts: Facts) -> tuple[int, str]:
     tokens = math.ceil(facts.longest_answer * 1.25) + 16
     return tokens, f"The longest reference answer has {facts.longest_answer} tokens; a quarter and 16 more are allowed."
+
+
+def probes(values: Values, facts: Facts) -> tuple[int, str]:
+    if values["method"]["name"] != "sft":
+        return 0, "The generalisation card asks about trained answers, which plain text does not have."
+    if facts.device != "cpu":
+        return MOST_PROBES, f"{MOST_PROBES} rows are asked about; on this device that takes seconds."
+    number = round(CPU_PROBE_WEIGHTS / facts.parameters)
+    number = min(max(number, FEWEST_PROBES), MOST_PROBES)
+    return number, f"{number} rows: on two CPU cores the starter model was measured to need 4 s for each."
 
 
 def precision(values: Values, facts: Facts) -> tuple[str, str]:
@@ -208,8 +250,12 @@ RULES: dict[str, Callable[[Values, Facts], tuple[Any, str]]] = {
     "train.micro_batch_tokens": micro_batch_tokens,
     "train.eval_every_steps": eval_every_steps,
     "train.save_every_steps": save_every_steps,
+    "retention.stop": stop,
+    "retention.budget": budget,
+    "retention.replay": replay,
     "eval.graders": graders,
     "eval.max_new_tokens": max_new_tokens,
+    "eval.probes": probes,
     "speed.precision": precision,
     "speed.threads": threads,
 }

@@ -40,6 +40,10 @@ class Progress(Record):
     best_step: int | None = None
     best_loss: float | None = None
     measurements_since_best: int = 0
+    measurements_over_budget: int = 0
+    """In a row: how often more was forgotten than the run allows."""
+    retention_seconds: float = 0.0
+    """Of `seconds`, those that measuring forgetting took."""
     rng: dict[str, str] = Field(default_factory=dict)
     """The state of torch's random numbers, base64."""
 

@@ -6,16 +6,19 @@
     sample(adapter | None, prompts)     generates
     save / restore(adapter, folder)
 
+and for retention: `distributions` and `divergences` measure how far an adapter has moved from the base, `pull` adds the
+gradient that draws it back, and `scale` moves it between the two.
+
 `None` is the base model. Several adapters given at once share each pass over the frozen base.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,17 +28,20 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from residency.data.messages import Rendered
-from residency.engine import attention, lora, state
-from residency.engine.batch import Pack, Segment, collate, needed_length, plan_packs
+from residency.engine import lora, state
+from residency.engine.batch import needed_length
+from residency.engine.divergence import Distributions, Remembered
 from residency.engine.fast import FastPath
 from residency.engine.late import Late, LateFloats
-from residency.engine.loss import linear_cross_entropy, logits_cross_entropy
 from residency.engine.memory import is_out_of_memory, release_memory
 from residency.engine.optim import StepSettings, adamw, step_sizes
+from residency.engine.plain import PlainPath
 from residency.engine.sampling import Sampled, SamplingSettings, collect, stream
 from residency.engine.speed import Speed, choose
 from residency.errors import ConfigError, ResourceError
+from residency.models.fingerprint import fingerprint
 
+T = TypeVar("T")
 AUTOMATIC = Speed()
 FULL = "model"
 """The name under which full fine-tuning trains the model's own weights."""
@@ -52,7 +58,7 @@ class Loss:
 
     @property
     def total(self) -> float:
-        """Sum of the negative log-likelihoods, in nats."""
+        """Sum of the negative log-likelihoods (of a pull: of the divergences), in nats."""
         return float(self.sums.read()[0])
 
     @property
@@ -73,6 +79,14 @@ class Scores:
     """Shape (trained,), in nats."""
     correct: NDArray[np.bool_]
     """Shape (trained,): whether the token was the first choice."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Added:
+    """Gradients added since the last step, and how to add them again."""
+
+    run: Callable[[], dict[str, Loss]]
+    rows: Sequence[Rendered]
 
 
 @dataclass(slots=True)
@@ -106,15 +120,12 @@ class Engine:
         self.device: torch.device = model.device
         self.micro_batch_tokens = micro_batch_tokens
         self.packing = packing
-        self.share_prefix = share_prefix
         self.autocast = autocast
         self.on_smaller_micro_batch = on_smaller_micro_batch
         self._base = model
         self._trained: dict[str, _Trained] = {}
-        self._routing = lora.Routing()
-        self._shared_passes = False
-        self._since_step: list[dict[str, Sequence[Rendered]]] = []
-        self._head = _plain_head(model)
+        self._since_step: list[_Added] = []
+        self._plain = PlainPath(model, share_prefix=share_prefix, autocast=autocast)
         self._fast: FastPath | None = None
         self._wanted = speed
         self.speed, self.reasons = choose(speed, model, plain_lora=False, autocast=autocast is not None)
@@ -136,12 +147,7 @@ class Engine:
                 hint="leave out adapter.targets for all linear layers, or name modules that the model has",
             ) from error  # fmt: skip
         self.model.set_adapter(name)
-        self._shared_passes = lora.is_plain(self.model)
-        if self._shared_passes:
-            lora.use_shared_forward(self.model, self._routing)
-        else:
-            lora.use_own_forward(self.model)
-        self._head = _plain_head(self._base)
+        self._plain.adapted(self.model)
         self._train(name, state.adapter_parameters(self.model, name))
         self._choose_speed()
 
@@ -151,13 +157,11 @@ class Engine:
 
     def _train(self, name: str, parameters: dict[str, nn.Parameter]) -> None:
         self._trained[name] = _Trained(parameters, adamw(parameters.values()))
-        for trained in self._trained.values():
-            for parameter in trained.parameters.values():
-                parameter.requires_grad_(True)
+        self._plain.train([p for trained in self._trained.values() for p in trained.parameters.values()])
 
     def _choose_speed(self) -> None:
         """Once for the first adapter; one that the fused passes cannot train takes all back to the plain ones."""
-        plain = self._shared_passes and lora.only_in_layers(self.model)
+        plain = self._plain.shared and lora.only_in_layers(self.model)
         if self._fast is None or not plain:
             autocast = self.autocast is not None
             self.speed, self.reasons = choose(self._wanted, self._base, plain_lora=plain, autocast=autocast)
@@ -179,11 +183,11 @@ class Engine:
 
         Raises ResourceError where not even one row fits into memory.
         """
-        groups = [dict(batches)] if self._shared_passes else [{name: rows} for name, rows in batches.items()]
+        groups = [dict(batches)] if self._plain.shared else [{name: rows} for name, rows in batches.items()]
         losses: dict[str, Loss] = {}
         for group in groups:
-            self._since_step.append(group)
-            losses |= self._add_gradients(group)
+            rows = [row for part in group.values() for row in part]
+            losses |= self._add_gradients(_Added(partial(self._run, group), rows))
         return losses
 
     def step(self, settings: Mapping[str, StepSettings]) -> Mapping[str, float]:
@@ -204,13 +208,57 @@ class Engine:
 
     def logprobs(self, adapter: str | None, rows: Sequence[Rendered]) -> list[Scores]:
         """Each row's trained tokens, scored without gradients. Raises ResourceError like `forward_backward`."""
-        while True:
-            try:
-                return self._scores(adapter, rows)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-            self._shrink_micro_batch(rows)
+
+        def scored() -> list[tuple[torch.Tensor, torch.Tensor]]:
+            if self._fast is None:
+                return self._plain.logprobs(adapter, rows, self._capacity)
+            return self._fast.logprobs(adapter, rows, self.micro_batch_tokens, packing=self.packing)
+
+        return [Scores(-losses.numpy(), correct.numpy()) for losses, correct in self._within_memory(scored, rows)]
+
+    # ---- retention
+
+    def distributions(self, adapter: str | None, rows: Sequence[Rendered]) -> list[Distributions]:
+        """What the model expects at each of a row's trained tokens: its likeliest tokens and the rest's mass.
+
+        This and `divergences` always take the plain passes: they are what the result is served with.
+        """
+        return self._within_memory(lambda: self._plain.distributions(adapter, rows, self._capacity), rows)
+
+    def divergences(self, adapter: str | None, rows: Sequence[Remembered]) -> list[NDArray[np.float32]]:
+        """KL(remembered || adapter) in nats at each of a row's trained tokens, shape (trained,), without gradients."""
+        rendered = [one.row for one in rows]
+        found = self._within_memory(lambda: self._plain.divergences(adapter, rows, self._capacity), rendered)
+        return [each.numpy() for each in found]
+
+    def pull(self, name: str, rows: Sequence[Remembered], weight: float) -> Loss:
+        """Adds the gradient of `weight` times the mean divergence from what is remembered, beside the mean loss of what
+        `forward_backward` has added since the last step: call it last. The Loss returned is of the divergences.
+
+        Raises ResourceError as `forward_backward` does.
+        """
+        return self._add_gradients(_Added(partial(self._run_pull, name, rows, weight), [one.row for one in rows]))[name]
+
+    def scale(
+        self, name: str, share: float, trained: Mapping[str, torch.Tensor], base: Mapping[str, torch.Tensor]
+    ) -> None:
+        """Sets what `trained` names to base + share * (trained - base), where a parameter not in `base` is 0."""
+        with torch.no_grad():
+            for key, value in trained.items():
+                parameter = self._trained[name].parameters[key]
+                start = base[key].to(parameter) if key in base else torch.zeros_like(parameter)
+                parameter.copy_(torch.lerp(start, value.to(parameter), share))
+        if self._fast is not None:
+            self._fast.restored([name])
+
+    def base_fingerprint(self) -> str:
+        """Which base this is; under full fine-tuning, before anything is trained."""
+        adapters = [one.parameters.values() for name, one in self._trained.items() if name != FULL]
+        return fingerprint(self._base, without=[p for parameters in adapters for p in parameters])
+
+    def parameters(self, name: str) -> Mapping[str, nn.Parameter]:
+        """What is trained under that name, by the parameters' full names."""
+        return self._trained[name].parameters
 
     def sample(
         self, adapter: str | None, prompts: Sequence[Sequence[int]], settings: SamplingSettings
@@ -221,10 +269,8 @@ class Engine:
         self, adapter: str | None, prompts: Sequence[Sequence[int]], settings: SamplingSettings
     ) -> Iterator[tuple[int, int]]:
         """Yields `(index of the prompt, token id)` as they come, the stop token included."""
-        attention.install(self._base, packed=False)
-        with self._active(adapter), self._autocast():
-            self._routing.segments = (Segment(adapter, 0, 0),)
-            yield from stream(self.model, prompts, settings)
+        with self._plain.generating(adapter) as model:
+            yield from stream(model, prompts, settings)
 
     def save(self, name: str, folder: Path, *, optimizer: bool = True) -> None:
         """Writes the adapter in PEFT's format (full: the weights) and, to go on training, its optimizer."""
@@ -242,41 +288,44 @@ class Engine:
 
     # ---- inside
 
-    def _add_gradients(self, group: Mapping[str, Sequence[Rendered]]) -> dict[str, Loss]:
+    @property
+    def _capacity(self) -> int:
+        return self.micro_batch_tokens if self.packing else 0
+
+    def _add_gradients(self, added: _Added) -> dict[str, Loss]:
         """Where memory runs out, halves the micro-batch and repeats all that was added since the last step."""
-        todo = [group]
+        self._since_step.append(added)
+        todo = [added]
         while True:
             try:
-                return [self._run(one) for one in todo][-1]
+                return [one.run() for one in todo][-1]
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
             self._forget_gradients()
-            self._shrink_micro_batch([row for one in self._since_step for rows in one.values() for row in rows])
+            self._shrink_micro_batch([row for one in self._since_step for row in one.rows])
             todo = list(self._since_step)
 
     def _run(self, group: Mapping[str, Sequence[Rendered]]) -> dict[str, Loss]:
         if self._fast is not None:
             sums = self._fast.forward_backward(group, self.micro_batch_tokens, packing=self.packing)
         else:
-            sums = self._gradients(group)
+            sums = self._plain.gradients(group, self._capacity)
         losses = {}
         for name, rows in group.items():
             losses[name] = Loss(Late(sums[name]), sum(int(row.trained.sum()) for row in rows))
             self._trained[name].tokens += losses[name].tokens
         return losses
 
-    def _gradients(self, group: Mapping[str, Sequence[Rendered]]) -> dict[str, torch.Tensor]:
-        """For each adapter the sum of the losses and the number of right first choices, shape (2,)."""
-        sums = {name: torch.zeros(2, dtype=torch.float64, device=self.device) for name in group}
-        with self._active(*group):
-            for pack in self._packs(group):
-                loss, losses, correct = self._losses(pack)
-                loss.backward()  # type: ignore[no-untyped-call]
-                for segment in pack.segments:
-                    mine = (pack.predictors >= segment.start) & (pack.predictors < segment.end)
-                    sums[str(segment.adapter)] += torch.stack([losses[mine].sum(), correct[mine].sum()])
-        return sums
+    def _run_pull(self, name: str, rows: Sequence[Remembered], weight: float) -> dict[str, Loss]:
+        trained, tokens = self._trained[name], sum(len(one.base) for one in rows)
+        trained.tokens = max(1, trained.tokens)  # a pull alone makes a step too
+        factor = weight * trained.tokens / max(1, tokens)
+        if self._fast is not None:
+            total = self._fast.pull(name, rows, factor, self.micro_batch_tokens, packing=self.packing)
+        else:
+            total = self._plain.pull(name, rows, factor, self._capacity)
+        return {name: Loss(Late(torch.stack([total, torch.zeros_like(total)])), tokens)}
 
     def _forget_gradients(self) -> None:
         for trained in self._trained.values():
@@ -285,21 +334,6 @@ class Engine:
                 trained.optimizer.zero_grad()
         if self._fast is not None:
             self._fast.clear()
-
-    def _scores(self, adapter: str | None, rows: Sequence[Rendered]) -> list[Scores]:
-        if self._fast is not None:
-            parts = self._fast.logprobs(adapter, rows, self.micro_batch_tokens, packing=self.packing)
-            return [Scores(-losses.numpy(), correct.numpy()) for losses, correct in parts]
-        scores: list[Scores | None] = [None] * len(rows)
-        with torch.no_grad(), self._active(adapter):
-            for pack in self._packs({adapter: rows}):
-                _, losses, correct = self._losses(pack)
-                owners = pack.row_of_target.cpu().numpy()
-                losses_np, correct_np = losses.cpu().numpy(), correct.cpu().numpy()
-                for position, row in enumerate(pack.rows):
-                    mine = owners == position
-                    scores[row] = Scores(-losses_np[mine], correct_np[mine])
-        return [one for one in scores if one is not None]
 
     def _step(self, trained: _Trained, settings: StepSettings) -> float:
         gradients = [p.grad for p in trained.parameters.values() if p.grad is not None]
@@ -318,50 +352,15 @@ class Engine:
         trained.optimizer.zero_grad()
         return float(norm)
 
-    def _packs(self, group: Mapping[Any, Sequence[Rendered]]) -> Iterator[Pack]:
-        members = [(name, index, row) for name, rows in group.items() for index, row in enumerate(rows)]
-        lengths = [needed_length(row) for _, _, row in members]
-        capacity = self.micro_batch_tokens if self.packing else 0
-        for plan in plan_packs(lengths, capacity):
-            groups: dict[str | None, list[tuple[int, Rendered]]] = {}
-            for name, index, row in (members[i] for i in plan):
-                groups.setdefault(name, []).append((index, row))
-            yield collate(groups, self.device, share_prefix=self.share_prefix)
-
-    def _losses(self, pack: Pack) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        attention.install(self._base, packed=True)
-        self._routing.segments = pack.segments
-        passed = {"input_ids": pack.input_ids, "position_ids": pack.position_ids, "documents": pack.documents}
-        with self._autocast():
-            if self._head is None:
-                logits = self._base(**passed, use_cache=False, logits_to_keep=pack.predictors).logits[0]
-                return logits_cross_entropy(logits, pack.targets)
-            hidden = self._base.base_model(**passed, use_cache=False).last_hidden_state[0]
-            return linear_cross_entropy(hidden[pack.predictors], self._head, pack.targets)
-
-    @contextmanager
-    def _active(self, *names: str | None) -> Iterator[None]:
-        """For layers that keep PEFT's own forward: one adapter at a time, or none."""
-        if not isinstance(self.model, PeftModel) or self._shared_passes:
-            yield
-            return
-        [name] = names
-        if name is None:
-            with self.model.disable_adapter():
-                yield
-            return
-        self.model.set_adapter(name)
-        for trained in self._trained.values():
-            for parameter in trained.parameters.values():
-                parameter.requires_grad_(True)
-        self.model.train(torch.is_grad_enabled())  # dropout is for training alone
-        try:
-            yield
-        finally:
-            self.model.eval()
-
-    def _autocast(self) -> Any:
-        return torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
+    def _within_memory(self, work: Callable[[], T], rows: Sequence[Rendered]) -> T:
+        """Repeats `work` on `rows` with half the micro-batch where memory runs out."""
+        while True:
+            try:
+                return work()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            self._shrink_micro_batch(rows)
 
     def _shrink_micro_batch(self, rows: Sequence[Rendered]) -> None:
         release_memory()
@@ -375,16 +374,3 @@ class Engine:
             )
         self.micro_batch_tokens = max(longest, min(self.micro_batch_tokens, sum(lengths)) // 2)
         self.on_smaller_micro_batch(self.micro_batch_tokens)
-
-
-@torch.no_grad()
-def _plain_head(model: PreTrainedModel) -> nn.Linear | None:
-    """The head, if logits are nothing but its product with the last hidden state: tried out on a few tokens."""
-    head: Any = model.get_output_embeddings()
-    if type(head) is not nn.Linear or getattr(head, "bias", None) is not None:
-        return None
-    attention.install(model, packed=False)
-    ids = torch.arange(4, device=model.device)[None]
-    logits = model(input_ids=ids, use_cache=False).logits
-    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    return head if np.allclose(logits.float().cpu(), head(hidden).float().cpu(), rtol=1e-3, atol=1e-3) else None

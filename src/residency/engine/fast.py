@@ -11,6 +11,7 @@ import torch
 from peft.tuners.lora.layer import LoraLayer
 
 from residency.data.messages import Rendered
+from residency.engine.divergence import Expected, Remembered, join
 from residency.engine.fast_batch import FilledPass, passes
 from residency.engine.fused import FusedDecoder, Pass
 from residency.engine.graphs import Graphs
@@ -67,6 +68,21 @@ class FastPath:
                 totals[name] = totals[name] + sums if name in totals else sums
         return totals
 
+    def pull(
+        self, name: str, rows: Sequence[Remembered], factor: float, capacity: int, *, packing: bool
+    ) -> torch.Tensor:
+        """Adds the gradient of `factor` times the summed divergence. Returns that sum, shape ()."""
+        total = torch.zeros((), device=self.device)
+        numbered = {self._names.index(name): [one.row for one in rows]}
+        for one in passes(numbered, capacity, self.device, packing=packing, coarse=self.graphs is not None):
+            [owners] = one.owners
+            here = [rows[row].base for row in dict.fromkeys(owners[owners >= 0].tolist())]
+            expected = Expected.of(join(here), factor, len(owners))
+            if self.device.type == "cuda":
+                expected = Expected(*(part.pin_memory().to(self.device, non_blocking=True) for part in expected))
+            total += self._run(replace(one, tensors=replace(one.tensors, expected=expected)))[0, 0]
+        return total
+
     def logprobs(
         self, adapter: str | None, rows: Sequence[Rendered], capacity: int, *, packing: bool
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -84,16 +100,19 @@ class FastPath:
         """Shape (adapters of the pass, 2)."""
         tensors = one.tensors
         inputs = (
-            tensors.input_ids, tensors.position_ids, tensors.documents.cu_seqlens, tensors.predictors, tensors.targets
+            tensors.input_ids, tensors.position_ids, tensors.documents.cu_seqlens, tensors.predictors, tensors.targets,
+            *(tensors.expected or ()),
         )  # fmt: skip
 
         def work(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-            ids, positions, cu_seqlens, predictors, targets = inputs
-            documents = replace(tensors.documents, cu_seqlens=cu_seqlens)
-            results = self.decoder.forward_backward(Pass(ids, positions, documents, predictors, targets, tensors.slots))
+            ids, positions, cu_seqlens, predictors, targets, *rest = inputs
+            documents, expected = replace(tensors.documents, cu_seqlens=cu_seqlens), Expected(*rest) if rest else None
+            results = self.decoder.forward_backward(
+                Pass(ids, positions, documents, predictors, targets, tensors.slots, expected)
+            )
             return torch.stack([part.view(tensors.slots.adapters, -1).sum(dim=1).float() for part in results], dim=1)
 
-        return self.graphs.run(one.key, inputs, work) if self.graphs else work(inputs)
+        return self.graphs.run((len(inputs), *one.key), inputs, work) if self.graphs else work(inputs)
 
     def step(
         self, optimizers: Mapping[str, torch.optim.AdamW], settings: Mapping[str, StepSettings],

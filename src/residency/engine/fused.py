@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from residency.engine import elementwise as ew
+from residency.engine.divergence import Expected
 from residency.engine.document_kernel import Documents, attend, attend_backward
 from residency.engine.products import Adapters, Product, Quantized, Slots
 
@@ -36,6 +37,8 @@ class Pass:
     targets: torch.Tensor
     """Those next tokens; -1 fills up."""
     slots: Slots
+    expected: Expected | None = None
+    """The loss is then the divergence from it, instead of that of `targets`."""
 
 
 class FusedLayer:
@@ -181,7 +184,11 @@ class FusedDecoder:
         for start in range(0, len(y), CHUNK_ROWS):
             chunk = slice(start, start + CHUNK_ROWS)
             logits = y[chunk] @ self.head.T
-            results.append(ew.cross_entropy(logits, one.targets[chunk], gradient))
+            if one.expected is None:
+                results.append(ew.cross_entropy(logits, one.targets[chunk], gradient))
+            else:
+                each = one.expected.in_place(logits, chunk)
+                results.append((each, torch.zeros_like(each)))
             if gradient:
                 torch.mm(logits, self.head, out=y[chunk])
             del logits  # before the next ones are made

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 
+from residency.errors import TrainingError
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingSettings:
@@ -104,10 +106,13 @@ def _decode(
 
 
 def _choose(logits: torch.Tensor, settings: SamplingSettings, generator: torch.Generator) -> torch.Tensor:
-    """logits (rows, vocabulary); returns (rows,)."""
+    """logits (rows, vocabulary); returns (rows,). Raises TrainingError where there is nothing to draw from."""
     if settings.temperature == 0:
         return logits.argmax(dim=-1)
     probabilities = (logits.float() / settings.temperature).softmax(dim=-1)
+    if not probabilities.isfinite().all():
+        raise TrainingError("what the model expects next is no number", code="not_finite",
+                            hint="its weights are damaged, or were trained at too high a rate")  # fmt: skip
     if settings.top_p < 1:
         ordered, order = probabilities.sort(dim=-1, descending=True)
         ordered[ordered.cumsum(dim=-1) - ordered > settings.top_p] = 0.0

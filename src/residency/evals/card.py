@@ -66,6 +66,7 @@ def plan(
 ) -> ProbeSet | None:
     """The card's prompts with what the untuned model prefers at each; None where fewer than FEWEST rows can be asked.
 
+    A kind gets one prompt for each row on a CPU, where more rows tell more for the same time, and two elsewhere.
     `extra` are prompts of your own; their `behaviour` counts in the order of `choose(examples, most, seed)`.
     """
     began = time.monotonic()
@@ -74,7 +75,7 @@ def plan(
         return None
     asked = {" ".join(words_of(text_of(one.prompt[-1]))) for one in examples if one.messages}
     written = write(base.engine, base.renderer, chosen, base.settings, asked)
-    probes, reasons = prompts(base.renderer, chosen, written)
+    probes, reasons = prompts(base.renderer, chosen, written, 1 if base.engine.device.type == "cpu" else 2)
     probes = with_base_words(base, [*probes, *extra])
     before = base.margins(probes, chosen)
     probes = [
@@ -89,13 +90,15 @@ def plan(
     return ProbeSet(behaviours=behaviours, probes=probes, rows=len(examples), seconds=time.monotonic() - began)
 
 
-def prompts(renderer: Renderer, chosen: Sequence[Trained], written: Sequence[Written]) -> tuple[list[Probe], Reasons]:
+def prompts(
+    renderer: Renderer, chosen: Sequence[Trained], written: Sequence[Written], each: int
+) -> tuple[list[Probe], Reasons]:
     """All that the model's template can show, and for each behaviour why a kind is missing."""
     probes: list[Probe] = []
     reasons: Reasons = []
     for number, (trained, wrote) in enumerate(zip(chosen, written, strict=True)):
-        mine, why = probes_of(number, trained, wrote)
-        for probe in [*mine, *(neighbours_of(number, trained) if mine else ())]:
+        mine, why = probes_of(number, trained, wrote, each)
+        for probe in [*mine, *(neighbours_of(number, trained, each) if mine else ())]:
             if refusal := refused(renderer, probe):
                 why[probe.kind] = refusal
             else:

@@ -20,9 +20,6 @@ NEAR: tuple[ProbeKind, ...] = ("trained", "paraphrase")
 ELSEWHERE: tuple[ProbeKind, ...] = (
     "other_form", "multi_turn", "system_prompt", "other_language", "no_template", "one_hop"
 )  # fmt: skip
-PROMPTS = 2
-"""Of each kind for each behaviour; which of the templates takes turns."""
-
 FORM = "the form of the answer is what was trained"
 VALUES = "the answer takes words from the prompt, which a translation would change"
 LONG = "a long answer has no second form that could be checked"
@@ -49,12 +46,12 @@ def wrong_answers(trained: Trained, own: str | None) -> list[str]:
     return [each for each in dict.fromkeys(found) if each and words_of(each) != right][:WRONG_ANSWERS]
 
 
-def probes_of(number: int, trained: Trained, written: Written) -> tuple[list[Probe], dict[ProbeKind, str]]:
-    """All prompts of one behaviour but its neighbours; and why a kind has none."""
+def probes_of(number: int, trained: Trained, written: Written, each: int) -> tuple[list[Probe], dict[ProbeKind, str]]:
+    """`each` prompts of every kind for one behaviour, its neighbours not yet; and why a kind has none."""
     others = wrong_answers(trained, written.own)
     if not others:
         return [], dict.fromkeys(KINDS, NO_OTHER)
-    asker = Asker(number, trained, others)
+    asker = Asker(number, trained, others, each)
     probes = [asker.probe("trained", trained.question, source="row")]
     probes += asker.paraphrases(written.rewordings)
     probes += asker.around()
@@ -86,6 +83,8 @@ class Asker:
     number: int
     trained: Trained
     others: list[str]
+    each: int
+    """Prompts of a kind."""
 
     def probe(
         self, kind: ProbeKind, question: str, *, source: Any = "template", worked: Sequence[Message] = (),
@@ -107,8 +106,8 @@ class Asker:
         )  # fmt: skip
 
     def turn_about(self, templates: Sequence[Any]) -> list[Any]:
-        """PROMPTS of the templates, others for each behaviour."""
-        return [templates[(self.number + i) % len(templates)] for i in range(min(PROMPTS, len(templates)))]
+        """As many templates as there are prompts of a kind, others for each behaviour."""
+        return [templates[(self.number + i) % len(templates)] for i in range(min(self.each, len(templates)))]
 
     def filled(self, template: str, **values: str) -> str:
         """With single braces around names only: JSON in a template stays as it is."""
@@ -117,13 +116,14 @@ class Asker:
         return template
 
     def ordered(self, right: str, wrong: str) -> dict[str, str]:
-        """The two in turn: whoever always takes the first is right half the time."""
-        return {"first": right, "second": wrong} if self.number % 2 == 0 else {"first": wrong, "second": right}
+        """Whoever always takes the first is right half the time, with each template."""
+        right_first = (self.number + self.number // 4) % 2 == 0
+        return {"first": right, "second": wrong} if right_first else {"first": wrong, "second": right}
 
     def paraphrases(self, rewordings: Sequence[str]) -> list[Probe]:
         own = [self.probe("paraphrase", text, source="base") for text in rewordings[:1]]
         framed = [self.filled(each) for each in self.turn_about(TEMPLATES["paraphrase"])]
-        return [*own, *(self.probe("paraphrase", text) for text in framed[: PROMPTS - len(own)])]
+        return [*own, *(self.probe("paraphrase", text) for text in framed[: self.each - len(own)])]
 
     def around(self) -> list[Probe]:
         """The trained question in other surroundings: after other turns, under more of a system prompt, or bare."""
@@ -178,11 +178,11 @@ class Asker:
         return [self.probe("other_language", ask, source="base") for ask in asks]
 
 
-def neighbours_of(number: int, trained: Trained) -> list[Probe]:
+def neighbours_of(number: int, trained: Trained, each: int) -> list[Probe]:
     """Prompts near the subject that must not change, without the row's system text; the base's answers come later."""
     if not trained.subject:
         return []
-    asker = Asker(number, trained, [])
+    asker = Asker(number, trained, [], each)
     asks = [asker.filled(template, subject=trained.subject) for template in asker.turn_about(TEMPLATES["neighbours"])]
     return [
         asker.finish("neighbours", [{"role": "user", "content": ask}], "template", "", [trained.answer])

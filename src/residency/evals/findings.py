@@ -9,8 +9,22 @@ from typing import Any
 
 from residency.errors import RunError
 from residency.evals.compare import compare
+from residency.evals.fit import Fit, judge_fit
+from residency.evals.verdict import decide
 from residency.evals.wording import percent, points, probability, score, signed
-from residency.records import Answer, Comparison, EvalResult, Event, Metric, RunFolder, Summary
+from residency.records import (
+    Answer,
+    Card,
+    Comparison,
+    EvalResult,
+    Event,
+    Metric,
+    RetentionResult,
+    RunFolder,
+    ScaleResult,
+    Summary,
+    Verdict,
+)
 
 TUNED = "tuned"
 BASE = "base"
@@ -53,6 +67,12 @@ class Findings:
     audit: str | None
     data: dict[str, Any] | None
     """The data's `score`, `findings` and `plots`, as `audit.json` has them; runs of older versions have none."""
+    retention: RetentionResult | None
+    scaled: ScaleResult | None
+    fit: Fit
+    card: Card | None
+    verdict: Verdict | None
+    """None before there is a result."""
 
 
 def read_findings(run: RunFolder) -> Findings:
@@ -67,6 +87,10 @@ def read_findings(run: RunFolder) -> Findings:
     metrics = run.metrics()
     headline, support = _headline(comparisons) or _not_compared(status, results, metrics)
     audit = _json(run, "audit.json")
+    retention = run.read("retention.json", RetentionResult) if (run / "retention.json").exists() else None
+    scaled = run.read("scale.json", ScaleResult) if (run / "scale.json").exists() else None
+    card = run.read("eval/card.json", Card) if (run / "eval/card.json").exists() else None
+    fit = judge_fit(metrics)
     return Findings(
         name=run.path.resolve().name,
         status=status,
@@ -83,6 +107,20 @@ def read_findings(run: RunFolder) -> Findings:
         events=events,
         data=audit if audit and "score" in audit else None,
         audit=json.dumps(audit, indent=2, ensure_ascii=False) if audit else None,
+        retention=retention,
+        scaled=scaled,
+        fit=fit,
+        card=card,
+        verdict=decide(
+            strongest(comparisons),
+            retention,
+            scaled,
+            overfit=fit.warning,
+            barely=bool(fit.barely),
+            where=card.sentence if card else None,
+        )
+        if summary
+        else None,
     )
 
 
@@ -170,7 +208,7 @@ def _verdict(found: Comparison) -> str:
 
 def _not_compared(status: str, results: list[EvalResult], metrics: list[Metric]) -> tuple[str, str]:
     """What can be said of a run without a before and after."""
-    steps = metrics[-1].step if metrics else 0
+    steps = max((metric.step for metric in metrics), default=0)
     headlines = {
         "failed": f"This run failed after {steps} training steps." if steps else "This run failed.",
         "unfinished": f"{steps} training steps so far." if steps else "Nothing has been trained yet.",

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from residency.evals.wording import percent, score
-from residency.records import EvalResult, Metric
+from residency.records import EvalResult, Metric, RetentionResult, ScaleResult
 
 INK, MUTED, LINE, ACCENT, PAPER = "#010101", "#020202", "#030303", "#040404", "#050505"
 VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", ACCENT: "--accent", PAPER: "--paper"}
@@ -203,6 +203,59 @@ def topic_map(points: Sequence[Mapping[str, Any]], topics: Sequence[Mapping[str,
                 x, y = np.median(own, axis=0)
                 axes.text(x, y, topic["name"], size=8.4, ha="center", va="center", weight="bold", parse_math=False)
         axes.set_axis_off()
+    return drawn()
+
+
+def forgetting(metrics: Sequence[Metric], retention: RetentionResult | None) -> Markup | None:
+    """KL from the base over training on a few anchors, on all of them afterwards, and the budget as a line."""
+    watched = [metric for metric in metrics if metric.split == "anchors"]
+    if len(watched) < 2 or retention is None:
+        return None
+    with _figure("forgetting", WIDTH_INCHES, 2.3) as (figure, drawn):
+        axes = figure.add_axes((0.055, 0.18, 0.935, 0.77))
+        steps, values = [metric.step for metric in watched], [metric.loss for metric in watched]
+        lows = [value if metric.low is None else metric.low for metric, value in zip(watched, values, strict=True)]
+        highs = [value if metric.high is None else metric.high for metric, value in zip(watched, values, strict=True)]
+        axes.fill_between(steps, lows, highs, color=ACCENT, alpha=0.12, linewidth=0)
+        axes.plot(steps, values, "o-", color=ACCENT, markersize=4)
+        top = max(*highs, retention.budget) * 1.12
+        axes.axhline(retention.budget, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
+        axes.annotate(f"budget {retention.budget:g}", (0, retention.budget), xytext=(3, 3), textcoords="offset points",
+                      size=8.4, color=INK)  # fmt: skip
+        axes.set_ylim(0, top)
+        axes.set_xlabel("step")
+        axes.grid(axis="y")
+        axes.locator_params(axis="y", nbins=5)
+    return drawn()
+
+
+def trade_off(scaled: ScaleResult | None, retention: RetentionResult | None) -> Markup | None:
+    """Task loss against forgetting, one point for each scale between the base and the tuned model."""
+    if scaled is None or retention is None or len(scaled.points) < 2:
+        return None
+    with _figure("trade-off", WIDTH_INCHES, 2.9) as (figure, drawn):
+        axes = figure.add_axes((0.075, 0.15, 0.915, 0.8))
+        points = scaled.points
+        axes.plot(
+            [one.divergence.value for one in points], [one.task_loss.value for one in points], color=LINE, zorder=1
+        )
+        for one in points:
+            chosen = one.scale == scaled.proposed
+            colour = ACCENT if chosen else MUTED
+            x, y = one.divergence, one.task_loss
+            axes.plot([x.low, x.high], [y.value, y.value], color=colour, linewidth=1, alpha=0.5)
+            axes.plot([x.value, x.value], [y.low, y.high], color=colour, linewidth=1, alpha=0.5)
+            axes.plot([x.value], [y.value], "o", color=colour, markersize=7, markeredgecolor=PAPER)
+            axes.annotate(f"{one.scale:g}", (x.value, y.value), xytext=(6, 6), textcoords="offset points", size=8.4,
+                          color=colour, weight="bold" if chosen else "normal")  # fmt: skip
+        axes.axvline(retention.budget, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
+        axes.annotate("budget", (retention.budget, 1), xycoords=("data", "axes fraction"), xytext=(4, -9),
+                      textcoords="offset points", size=8.4, color=INK)  # fmt: skip
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("forgetting: nats per token on general prompts")
+        axes.set_ylabel("held-out loss")
+        axes.grid(axis="both")
     return drawn()
 
 

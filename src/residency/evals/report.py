@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from residency import durable
 from residency.evals import plots, wording
+from residency.evals.card_page import heat_map
 from residency.evals.findings import TUNED, Findings, read_findings, strongest
 from residency.records import RunFolder
 
@@ -28,11 +29,13 @@ NUMBERS = {
 
 
 def write_report(run: RunFolder) -> Path:
-    """Writes report.html and report.md from what is in the folder and returns the path of the page.
+    """Writes report.html, report.md and verdict.json from what is in the folder and returns the path of the page.
 
     A run that failed or has not finished gets one too. Raises RunError where a file of the run is damaged.
     """
     findings = read_findings(run)
+    if findings.verdict:
+        run.write("verdict.json", findings.verdict)
     durable.write_text(run / "report.md", _markdown(findings))
     durable.write_text(run / "report.html", _html(findings))
     return run / "report.html"
@@ -52,17 +55,32 @@ def _html(findings: Findings) -> str:
     topics: dict[str, Any] = next(
         (one["data"] for one in (findings.data or {}).get("findings", ()) if one["check"] == "topics"), {}
     )
+    measuring = _measuring_seconds(findings)
+    training = findings.summary.seconds.get("train", 0.0) if findings.summary else 0.0
     return environment.get_template("report.html.j2").render(
         run=findings,
         row_lengths=plots.row_lengths(drawn.get("lengths", {})),
         label_balance=plots.label_balance(drawn.get("labels")),
         topic_map=plots.topic_map(topics.get("map", ()), topics.get("topics", ())),
+        measuring=measuring,
+        cost=wording.percent(measuring / training) if training else "",
         decisive=strongest(findings.comparisons),
         forest=plots.forest(findings.results, TUNED),
         loss_curves=plots.loss_curves(findings.metrics, best_step),
         learning_rate=plots.small_curve(findings.metrics, "learning_rate"),
+        forgetting=plots.forgetting(findings.metrics, findings.retention),
+        card=heat_map(findings.card),
+        trade_off=plots.trade_off(findings.scaled, findings.retention),
         grad_norm=plots.small_curve(findings.metrics, "grad_norm"),
     )
+
+
+def _measuring_seconds(findings: Findings) -> float:
+    """What measuring forgetting took, but for what the base says, which is cached."""
+    if findings.retention is None:
+        return 0.0
+    spent = findings.retention.seconds
+    return spent["training"] + spent["after"] + (findings.scaled.seconds if findings.scaled else 0.0)
 
 
 def _markdown(findings: Findings) -> str:
@@ -72,7 +90,7 @@ def _markdown(findings: Findings) -> str:
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= NUMBERS | {"cell": cell, "fence": fence}
-    return environment.get_template("report.md.j2").render(run=findings)
+    return environment.get_template("report.md.j2").render(run=findings, card=heat_map(findings.card))
 
 
 def cell(text: object) -> str:

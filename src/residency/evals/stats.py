@@ -55,6 +55,17 @@ def bootstrap_mean(values: Sequence[float], *, seed: int = 0) -> Interval:
     return _bootstrap(rows, np.ones(len(rows)), floor=0.0, seed=seed, resamples=10_000)
 
 
+def bootstrap_ratio(totals: Sequence[float], sizes: Sequence[float], *, seed: int = 0) -> Interval:
+    """`sum(totals) / sum(sizes)` over groups that are drawn together, such as the tokens of a prompt; `n` counts the
+    groups. Limits by the bootstrap; where nothing varies they are the value itself."""
+    groups, weights = np.asarray(totals, np.float64), np.asarray(sizes, np.float64)
+    value = float(groups.sum() / weights.sum())
+    if len(groups) < 2 or np.allclose(groups, value * weights, rtol=1e-9, atol=1e-12):
+        return Interval(value=value, low=value, high=value, n=len(groups))
+    low, high = _limits(groups, weights, seed, 10_000, CONFIDENCE)
+    return Interval(value=value, low=low, high=high, n=len(groups))
+
+
 def paired_bootstrap(
     before: Sequence[float],
     after: Sequence[float],
@@ -62,6 +73,7 @@ def paired_bootstrap(
     clusters: Sequence[Any] | None = None,
     seed: int = 0,
     resamples: int = 10_000,
+    confidence: float = CONFIDENCE,
 ) -> Interval:
     """The mean of `after - before` over the same rows, with limits; rows of one cluster are drawn together."""
     totals = np.asarray(after, np.float64) - np.asarray(before, np.float64)
@@ -70,7 +82,7 @@ def paired_bootstrap(
         _, labels = np.unique(np.asarray(clusters), return_inverse=True)
         totals = np.bincount(labels, totals).astype(np.float64)
         sizes = np.bincount(labels).astype(np.float64)
-    return _bootstrap(totals, sizes, floor=-1.0, seed=seed, resamples=resamples)
+    return _bootstrap(totals, sizes, floor=-1.0, seed=seed, resamples=resamples, confidence=confidence)
 
 
 def mcnemar_exact(wins: int, losses: int) -> float:
@@ -81,7 +93,13 @@ def mcnemar_exact(wins: int, losses: int) -> float:
 
 
 def _bootstrap(
-    totals: NDArray[np.float64], sizes: NDArray[np.float64], *, floor: float, seed: int, resamples: int
+    totals: NDArray[np.float64],
+    sizes: NDArray[np.float64],
+    *,
+    floor: float,
+    seed: int,
+    resamples: int,
+    confidence: float = CONFIDENCE,
 ) -> Interval:
     """Limits of `sum(totals) / sum(sizes)` over groups drawn with replacement.
 
@@ -94,13 +112,20 @@ def _bootstrap(
     if np.allclose(totals, value * sizes):
         low, high = max(value - 3 / groups, min(value, floor)), min(value + 3 / groups, max(value, 1.0))
         return Interval(value=value, low=low, high=high, n=n)
-    random = np.random.default_rng(seed)
+    low, high = _limits(totals, sizes, seed, resamples, confidence)
+    return Interval(value=value, low=low, high=high, n=n)
+
+
+def _limits(
+    totals: NDArray[np.float64], sizes: NDArray[np.float64], seed: int, resamples: int, confidence: float
+) -> tuple[float, float]:
+    groups, random = len(totals), np.random.default_rng(seed)
     means = np.concatenate(
         [_means(totals, sizes, random, count) for count in _portions(resamples, CELLS_AT_ONCE // groups + 1)]
     )
-    reach = math.sqrt(groups / (groups - 1)) * stats.t.ppf((1 + CONFIDENCE) / 2, groups - 1)
+    reach = math.sqrt(groups / (groups - 1)) * stats.t.ppf((1 + confidence) / 2, groups - 1)
     low, high = np.quantile(means, [stats.norm.cdf(-reach), stats.norm.cdf(reach)])
-    return Interval(value=value, low=float(low), high=float(high), n=n)
+    return float(low), float(high)
 
 
 def _means(

@@ -20,6 +20,8 @@ from residency.engine.checkpoint import Checkpoints, Progress, random_state, set
 from residency.engine.engine import Engine
 from residency.engine.optim import StepSettings, learning_rate_at
 from residency.errors import Interrupted, TrainingError
+from residency.methods.keep import NOTHING, Keep, replay, watch
+from residency.methods.order import rows_of_step
 from residency.methods.signals import stop_requests
 from residency.progress import track
 from residency.records import Metric, RunFolder
@@ -41,14 +43,6 @@ def total_steps(settings: Train[Final], rows: int) -> int:
     return min(steps, settings.max_steps) if settings.max_steps else steps
 
 
-def rows_of_step(step: int, batch_size: int, count: int, seed: int) -> list[int]:
-    """The rows of a step, a function of nothing but its arguments: each epoch is one shuffled pass."""
-    positions = range(step * batch_size, (step + 1) * batch_size)
-    epochs = {position // count for position in positions}
-    orders = {epoch: np.random.default_rng([seed, epoch]).permutation(count) for epoch in epochs}
-    return [int(orders[p // count][p % count]) for p in positions]
-
-
 def train(
     engine: Engine,
     name: str,
@@ -56,8 +50,10 @@ def train(
     held_out: Sequence[Rendered],
     settings: Train[Final],
     run: RunFolder,
+    keep: Keep = NOTHING,
 ) -> Outcome:
-    """Trains `name` from its newest checkpoint, or from the start, and leaves the best weights in the engine.
+    """Trains `name` from its newest checkpoint, or from the start, and leaves the best weights in the engine; `keep` is
+    what is done against forgetting meanwhile.
 
     Raises Interrupted after a signal (a checkpoint is left), TrainingError where the loss is lost (the last good
     checkpoint is kept), ResourceError where memory or disk run out.
@@ -65,9 +61,9 @@ def train(
     total = total_steps(settings, len(rows))
     checkpoints = Checkpoints(run, settings.keep_checkpoints)
     state = resume(engine, name, checkpoints)
-    if state.step == 0 and held_out:
-        state = measure(engine, name, held_out, state, settings, run, checkpoints, len(rows))
-    saved_at, stopped_early = time.monotonic(), state.step < total and out_of_patience(state, settings)
+    if state.step == 0:
+        state = measure(engine, name, held_out, state, settings, checkpoints, len(rows), keep)
+    saved_at, stopped_early = time.monotonic(), state.step < total and out_of_patience(state, settings, keep)
     with stop_requests() as stop_requested, track("training", total) as advance:
         advance(state.step)
         while state.step < total and not stopped_early:
@@ -76,6 +72,7 @@ def train(
             rate = learning_rate_at(state.step, total, settings.learning_rate, settings.schedule, settings.warmup_share)
             loss = engine.forward_backward({name: batch})[name]
             require_finite(loss.mean, state, "loss")
+            replay(engine, name, keep, state, settings.batch_size, settings.seed, run)
             norm = engine.step({name: StepSettings(rate, settings.weight_decay, settings.max_grad_norm)})[name]
             require_finite(norm, state, "gradient")
             tokens, seconds = sum(len(row) for row in batch), time.monotonic() - began
@@ -88,9 +85,9 @@ def train(
             advance(note=f"loss {loss.mean:.3f}")
 
             last = state.step == total
-            if held_out and (state.step % settings.eval_every_steps == 0 or last):
-                state = measure(engine, name, held_out, state, settings, run, checkpoints, len(rows))
-                stopped_early = out_of_patience(state, settings) and not last
+            if state.step % settings.eval_every_steps == 0 or last:
+                state = measure(engine, name, held_out, state, settings, checkpoints, len(rows), keep)
+                stopped_early = out_of_patience(state, settings, keep) and not last
             overdue = time.monotonic() - saved_at > settings.save_every_minutes * 60
             signal = stop_requested()
             if state.step % settings.save_every_steps == 0 or last or overdue or signal or stopped_early:
@@ -131,20 +128,25 @@ def measure(
     held_out: Sequence[Rendered],
     state: Progress,
     settings: Train[Final],
-    run: RunFolder,
     checkpoints: Checkpoints,
     rows: int,
+    keep: Keep,
 ) -> Progress:
-    """The held-out loss, and its weights kept if it is the lowest so far; before the first step it is only noted."""
+    """Forgetting and the held-out loss, and its weights kept if it is the lowest so far inside the budget; before the
+    first step both are only noted."""
+    state = watch(engine, name, keep, state, state.step * settings.batch_size / rows, checkpoints.run)
+    if not held_out:
+        return state
     began = time.monotonic()
     scores = engine.logprobs(name, held_out)
     tokens = sum(len(score.logprobs) for score in scores)
     loss = -sum(float(score.logprobs.sum(dtype=np.float64)) for score in scores) / max(1, tokens)
     correct = sum(int(score.correct.sum()) for score in scores)
-    run.append("metrics.jsonl", Metric(
+    checkpoints.run.append("metrics.jsonl", Metric(
         step=state.step, epoch=state.step * settings.batch_size / rows, split="eval", loss=loss, tokens=tokens,
         token_accuracy=correct / max(1, tokens), seconds=state.seconds))  # fmt: skip
-    better = state.step > 0 and math.isfinite(loss) and (state.best_loss is None or loss < state.best_loss)
+    allowed = state.step > 0 and not (keep.stop and state.measurements_over_budget)
+    better = allowed and math.isfinite(loss) and (state.best_loss is None or loss < state.best_loss)
     state = state.model_copy(update={
         "seconds": state.seconds + time.monotonic() - began,
         "measurements_since_best": 0 if better or state.step == 0 else state.measurements_since_best + 1,
@@ -169,7 +171,9 @@ def advanced(
     })  # fmt: skip
 
 
-def out_of_patience(state: Progress, settings: Train[Final]) -> bool:
+def out_of_patience(state: Progress, settings: Train[Final], keep: Keep) -> bool:
+    if keep.over_budget(state):
+        return True
     return settings.patience is not None and state.measurements_since_best >= settings.patience
 
 

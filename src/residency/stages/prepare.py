@@ -32,6 +32,8 @@ from residency.records import RunFolder
 from residency.stages.facts import gather
 
 ROWS_SAID = 20
+BEFORE_RETENTION = {"anchors": 0, "budget": 1.0, "replay": False, "stop": False}
+"""What a run did that began before forgetting was measured: nothing of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +201,8 @@ def fit(
 def read_resolved(run: RunFolder) -> tuple[ResolvedConfig, dict[str, str]]:
     try:
         stored = json.loads((run / "resolved.json").read_bytes())
-        return ResolvedConfig.model_validate(stored["config"]), stored["reasons"]
+        config = {"retention": BEFORE_RETENTION} | stored["config"]
+        return ResolvedConfig.model_validate(config), stored["reasons"]
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{run / 'resolved.json'} cannot be read: {str(error).splitlines()[0]}",
                        param=str(run.path), hint="begin a new run") from error  # fmt: skip

@@ -35,7 +35,8 @@ def test_no_auto_is_left_and_each_that_was_has_its_reason() -> None:
     assert list(reasons) == [
         "data.format", "data.max_length_tokens", "adapter.rank", "train.batch_size", "train.epochs",
         "train.learning_rate", "train.micro_batch_tokens", "train.eval_every_steps", "train.save_every_steps",
-        "eval.graders", "eval.max_new_tokens", "speed.precision", "speed.threads",
+        "retention.stop", "retention.budget", "retention.replay", "eval.graders", "eval.max_new_tokens",
+        "speed.precision", "speed.threads",
     ]  # fmt: skip
     assert all(reason.endswith(".") and " " in reason for reason in reasons.values())
 

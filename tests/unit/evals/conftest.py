@@ -15,7 +15,16 @@ from residency import durable
 from residency.data.messages import Example, Origin
 from residency.evals.run import Completion, evaluate
 from residency.graders.automatic import choose_graders
-from residency.records import Metric, RunFolder, Summary
+from residency.records import (
+    Interval,
+    Metric,
+    PromptDivergence,
+    RetentionResult,
+    RunFolder,
+    ScalePoint,
+    ScaleResult,
+    Summary,
+)
 
 Generate: TypeAlias = Callable[[list[Example]], list[Completion]]
 
@@ -98,6 +107,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     run.say("device", "training on 2 CPU threads in fp32")
     run.say("best_restored", "the weights of step 160 are the result")
     write_evaluations(run)
+    write_retention(run)
     run.write("summary.json", summary())
     return run
 
@@ -116,6 +126,33 @@ def write_configuration(run: RunFolder) -> None:
         yaml.safe_dump({"model": {"id": "smollm2-135m"}, "data": {"train": "train.jsonl"}})
     )
     durable.write_json(run / "resolved.json", {"config": config, "reasons": REASONS})
+
+
+def about(value: float, n: int = 128) -> Interval:
+    return Interval(value=value, low=0.85 * value, high=1.17 * value, n=n)
+
+
+def write_retention(run: RunFolder) -> None:
+    """Over the budget as it is, inside it at scale 0.75."""
+    for step in range(0, 189, 20):
+        value = 0.21 * (1 - math.exp(-step / 60))
+        limits = {"low": 0.8 * value, "high": 1.25 * value}
+        run.append("metrics.jsonl", Metric(step=step, epoch=step / 188, split="anchors", loss=value, tokens=1000,
+                                           seconds=0, **limits))  # fmt: skip
+    prompt = PromptDivergence(set="anchors", prompt="What is a prime number?", tokens=64, divergence=0.2)
+    run.write("retention.json", RetentionResult(
+        divergences={"anchors": about(0.203), "task": about(1.9, 32), "must_keep": about(0.11, 5)}, prompts=[prompt],
+        perplexity_ratio=Interval(value=1.08, low=1.05, high=1.12, n=40), left_out=["Name a colour."], budget=0.15,
+        seconds={"base": 95.0, "training": 6.0, "after": 9.0},
+    ))  # fmt: skip
+    points = [
+        ScalePoint(scale=scale, task_loss=about(0.06 + 0.8 * (1 - scale) ** 2, 32), loss_against_full=about(0.1, 32),
+                   divergence=about(0.203 * scale**1.8, 16))
+        for scale in (0.5, 0.75, 0.9, 1.0)
+    ]  # fmt: skip
+    run.write("scale.json", ScaleResult(points=points, proposed=0.75, taken=False, seconds=5.0, reason=(
+        "at scale 0.75 forgetting is 0.121 instead of 0.203, and the held-out loss 0.110 instead of 0.060"
+    )))  # fmt: skip
 
 
 def write_metrics(run: RunFolder) -> None:

@@ -51,6 +51,8 @@ def test_a_finished_run_has_everything_on_one_page(run: RunFolder) -> None:
         "unseen_wordings", "10 answers side by side", "best: step 160", "Learning rate", "Gradient norm",
         "train.learning_rate", "1e-3, from the rule", "Rows dropped", "3 of 1,503 training rows are longer",
         "Peak memory", "1.80\N{NO-BREAK SPACE}GiB", "612 tokens/s", "evaluate before", "2.13.0+cpu",
+        "Ship with adapter scale 0.75, not as it is", "What was forgotten", "over 0.15", "Must be kept", "1.080 times",
+        "1 of 129 general prompts share words with the task", "Measuring took 20.0", "step 20: OK",
     ):  # fmt: skip
         assert " ".join(words.split()) in page.text, words
 
@@ -71,7 +73,7 @@ def test_the_page_needs_nothing_from_elsewhere_and_no_script(run: RunFolder) -> 
 
 def test_pictures_are_whole_keep_their_text_and_follow_the_theme(run: RunFolder) -> None:
     pictures = re.findall(r"<svg.*?</svg>", write_report(run).read_text(), re.DOTALL)
-    assert len(pictures) == 4
+    assert len(pictures) == 6
     for picture in pictures:
         ElementTree.fromstring(picture)
         assert "<text" in picture
