@@ -16,6 +16,7 @@ the other way (arXiv 2309.12288).
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,12 +76,10 @@ def plan(
         return None
     asked = {" ".join(words_of(text_of(one.prompt[-1]))) for one in examples if one.messages}
     written = write(base.engine, base.renderer, chosen, base.settings, asked)
-    probes, reasons = prompts(base.renderer, chosen, written, 1 if base.engine.device.type == "cpu" else 2)
+    probes, reasons = prompts(base, chosen, written, 1 if base.engine.device.type == "cpu" else 2)
     probes = with_base_words(base, [*probes, *extra])
     before = base.margins(probes, chosen)
-    probes = [
-        probe.model_copy(update={"before": margin}) for probe, margin in zip(probes, before, strict=True)
-    ]  # fmt: skip
+    probes = [one.model_copy(update={"before": margin}) for one, margin in zip(probes, before, strict=True)]
     behaviours = []
     for number, (one, wrote) in enumerate(zip(chosen, written, strict=True)):
         filled = {probe.kind for probe in probes if probe.behaviour == number}
@@ -91,15 +90,16 @@ def plan(
 
 
 def prompts(
-    renderer: Renderer, chosen: Sequence[Trained], written: Sequence[Written], each: int
+    base: Asked, chosen: Sequence[Trained], written: Sequence[Written], each: int
 ) -> tuple[list[Probe], Reasons]:
-    """All that the model's template can show, and for each behaviour why a kind is missing."""
+    """All that can be asked, and for each behaviour why a kind is missing."""
+    context = getattr(base.engine.model.config.get_text_config(), "max_position_embeddings", sys.maxsize)
     probes: list[Probe] = []
     reasons: Reasons = []
     for number, (trained, wrote) in enumerate(zip(chosen, written, strict=True)):
         mine, why = probes_of(number, trained, wrote, each)
         for probe in [*mine, *(neighbours_of(number, trained, each) if mine else ())]:
-            if refusal := refused(renderer, probe):
+            if refusal := refused(base.renderer, probe, context):
                 why[probe.kind] = refusal
             else:
                 probes.append(probe)

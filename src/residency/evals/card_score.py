@@ -91,10 +91,11 @@ def prompt_ids(renderer: Renderer, probe: Probe) -> list[int]:
     return renderer.prompt_ids(cast(list[Message], probe.messages), probe.tools)
 
 
-def refused(renderer: Renderer, probe: Probe) -> str | None:
-    """Why the model's template cannot show this prompt, for example because it knows no system turn."""
+def refused(renderer: Renderer, probe: Probe, context_length: int) -> str | None:
+    """Why this prompt cannot be asked: the model's template knows no system turn, or its context is too short."""
     try:
-        prompt_ids(renderer, probe)
+        asked = prompt_ids(renderer, probe)
     except TemplateError as error:
         return error.message
-    return None
+    longest = max(len(renderer.tokenizer(each)["input_ids"]) for each in (probe.answer, *probe.others))
+    return "the prompt is longer than the model's context" if len(asked) + longest + 8 > context_length else None
