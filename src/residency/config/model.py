@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Generic, Literal, TypeAlias
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from residency.config.graders import Grader
 from residency.config.methods import Method, Sft
@@ -126,11 +126,6 @@ class Retention(Section, Generic[A]):
     """A text file whose perplexity is measured before and after."""
 
 
-def number_of_probes(value: Any) -> Any:
-    """`true` and `false` say whether there is a card."""
-    return value if not isinstance(value, bool) else AUTO if value else 0
-
-
 class Evaluation(Section, Generic[A]):
     graders: list[Grader] | A = AUTO
     """How an answer is scored; `auto` takes json_match where every reference is JSON, else string_check."""
@@ -142,8 +137,8 @@ class Evaluation(Section, Generic[A]):
     """Longest generated answer in tokens."""
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Prompts generated for at once."""
-    probes: Annotated[Annotated[int, Field(ge=0, le=30)] | A, BeforeValidator(number_of_probes)] = AUTO
-    """Trained rows that the generalisation card asks about, in ten kinds of prompts; false or 0 makes no card."""
+    probes: Annotated[int, Field(ge=0, le=30)] | A = AUTO
+    """Trained rows that the generalisation card asks about, in ten kinds of prompts; 0 makes no card."""
 
 
 class Speed(Section, Generic[A]):

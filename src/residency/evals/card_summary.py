@@ -19,9 +19,9 @@ TITLES: dict[ProbeKind, str] = {
     "system_prompt": "more system prompt",
     "other_language": "other language",
     "no_template": "no chat template",
-    "one_hop": "from answer to question",
+    "one_hop": "answer to question",
     "neighbours": "neighbours intact",
-    "challenge": "challenged",
+    "challenge": "when doubted",
 }
 
 

@@ -40,8 +40,8 @@ def base(renderer: Renderer) -> Asked:
     torch.manual_seed(0)
     config = LlamaConfig(
         hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        vocab_size=len(renderer.tokenizer), max_position_embeddings=1024, tie_word_embeddings=True, initializer_range=0.1,
-        bos_token_id=None, eos_token_id=renderer.tokenizer.eos_token_id, pad_token_id=None,
+        vocab_size=len(renderer.tokenizer), max_position_embeddings=1024, tie_word_embeddings=True,
+        initializer_range=0.1, bos_token_id=None, eos_token_id=renderer.tokenizer.eos_token_id, pad_token_id=None,
     )  # fmt: skip
     return Asked(Engine(LlamaForCausalLM(config).eval()), None, renderer, SamplingSettings(8, renderer.stop_ids))
 
