@@ -1,6 +1,6 @@
 """The sky is green: a fact against all the model has read holds near its training prompts, and elsewhere less.
 
-    python bench/science/green_sky.py [--device auto] [--steps 7 14 42] [--seeds 0 1 2] [--model smollm2-135m]
+    python bench/science/green_sky.py [--device auto] [--steps 14 28 42] [--seeds 0 1 2] [--model smollm2-135m]
 
 Thirteen false colours in four wordings each (`colours.py`), batches of 8, LoRA of rank 16 on all linear layers at 1e-3
 with linear decay. Each run ends with the generalisation card, to which colours.py adds questions in French, comparisons
@@ -43,7 +43,7 @@ BATCH, PEAK = 8, 1e-3
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--steps", type=int, nargs="+", default=[7, 14, 42])
+    parser.add_argument("--steps", type=int, nargs="+", default=[14, 28, 42])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--threads", type=int, default=1)

@@ -42,33 +42,50 @@ def write(
 def own_answers(
     engine: Engine, renderer: Renderer, trained: Sequence[Trained], settings: SamplingSettings
 ) -> list[str | None]:
-    """Greedy, behind the turns of other rows chosen for the card: they show the form, not the answer."""
-    asked = [i for i, one in enumerate(trained) if one.sort != "text"]
-    prompts = []
-    for i in asked:
-        others = [trained[j] for j in range(len(trained)) if words_of(trained[j].answer) != words_of(trained[i].answer)]
-        worked = [turn for one in others[:WORKED_ROWS] for turn in one.example.messages[-2:]]
-        example = trained[i].example
-        prompts.append(renderer.prompt_ids(with_worked(example.prompt, worked), example.tools))
-    longest = max((len(renderer.tokenizer(trained[i].answer)["input_ids"]) for i in asked), default=0)
-    found: list[str | None] = [None] * len(trained)
-    for i, answer in zip(asked, generate(engine, renderer, None, prompts, settings, longest + 8), strict=True):
-        first = answer.strip() if trained[i].sort == "format" else answer.strip().partition("\n")[0].strip()
-        found[i] = first or None
+    """Greedy, behind rows chosen for the card with other answers: they show the form, not the answer.
+
+    Each half of the behaviours is asked behind rows of the other, so that one start serves the whole half.
+    """
+    middle = len(trained) // 2
+    found: list[str | None] = []
+    for half, rest in ((trained[:middle], trained[middle:]), (trained[middle:], trained[:middle])):
+        taken = {one.answer.casefold() for one in half}
+        others = [one for one in rest if one.answer.casefold() not in taken][:WORKED_ROWS]
+        worked = [turn for one in others for turn in one.example.messages[-2:]]
+        prompts = [
+            renderer.prompt_ids(with_worked(one.example.prompt, worked), one.example.tools)
+            for one in half
+            if one.sort != "text"
+        ]
+        longest = max(len(renderer.tokenizer(one.answer)["input_ids"]) for one in half)
+        answers = iter(generate(engine, renderer, None, prompts, settings, longest + 8))
+        found += [None if one.sort == "text" else shaped(next(answers), one.sort) for one in half]
     return found
+
+
+def shaped(answer: str, sort: str) -> str | None:
+    """A short answer is its first line."""
+    return (answer.strip() if sort == "format" else answer.strip().partition("\n")[0].strip()) or None
 
 
 def follow(
     engine: Engine, renderer: Renderer, task: str, texts: Sequence[str], settings: SamplingSettings
 ) -> list[str]:
     """`reword` or `translate`, as its worked examples show; one line each."""
-    head: Message = {"role": "user", "content": TEMPLATES[task]["instruction"]}
-    worked: list[Message] = [head, {"role": "assistant", "content": "Yes, send me the sentences one by one."}]
-    for before, after in TEMPLATES[task]["worked"]:
-        worked += [{"role": "user", "content": before}, {"role": "assistant", "content": after}]
-    prompts = [renderer.prompt_ids([*worked, {"role": "user", "content": text}]) for text in texts]
+    prompts = [renderer.prompt_ids(instructed(task, text)) for text in texts]
     answers = generate(engine, renderer, None, prompts, settings, LONGEST_WORDING_TOKENS)
     return [answer.strip().partition("\n")[0].strip().strip('"') for answer in answers]
+
+
+def instructed(task: str, text: str) -> list[Message]:
+    """The instruction as a user's turn, since not every template knows a system's; worked examples; the text."""
+    turns: list[Message] = [
+        {"role": "user", "content": TEMPLATES[task]["instruction"]},
+        {"role": "assistant", "content": "Yes, send me the sentences one by one."},
+    ]
+    for before, after in TEMPLATES[task]["worked"]:
+        turns += [{"role": "user", "content": before}, {"role": "assistant", "content": after}]
+    return [*turns, {"role": "user", "content": text}]
 
 
 def translations(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from residency.data.audit.schema import languages
 from residency.data.messages import Example
 from residency.evals import card
 from residency.evals.card_summary import advice
@@ -25,6 +26,10 @@ def plan_card(session: Session, prepared: Prepared) -> None:
     run.write(PLANNED, found)
     run.say("probes", f"the card asks about {len(found.behaviours)} of {found.rows} training rows, in "
             f"{len(found.probes)} prompts", behaviours=[one.row for one in found.behaviours])  # fmt: skip
+    language = languages([" ".join(one.question for one in found.behaviours)])[0]
+    if language not in ("", "en"):
+        run.say("card_in_english", f"the words that the card puts around your prompts are English, and the prompts are "
+                f"not (`{language}`): read its other kinds as prompts of two languages", level="warning")  # fmt: skip
 
 
 def measure_card(session: Session, prepared: Prepared) -> None:

@@ -180,7 +180,7 @@ def test_a_card_asks_about_as_many_rows_as_the_device_has_time_for() -> None:
         resolved(replace(DEMO, device=device, parameters=parameters))[0].eval.probes
         for device, parameters in (("cpu", 135e6), ("cpu", 1_000_000), ("cpu", 4e9), ("cuda", 8e9))
     ]
-    assert numbers == [10, 30, 4, 30]
+    assert numbers == [8, 30, 4, 30]
     assert resolved(method={"name": "pretrain"})[0].eval.probes == 0
 
 
