@@ -25,6 +25,7 @@ from residency.methods.row_losses import write_hard_rows
 from residency.models.load import versions
 from residency.records import Comparison, EvalResult, Event, RunFolder, Summary
 from residency.run_folders import claim, create, find_run, list_runs, unfinished
+from residency.stages.card import measure_card, plan_card
 from residency.stages.model import result_name, save_result, start_engine
 from residency.stages.prepare import Prepared, prepare
 from residency.stages.retention import Memory, measure_tuned, remember_base, scale_down
@@ -56,6 +57,8 @@ def run(config: RunConfig, runs: Path, *, resume: bool = False, listener: Listen
                 measure(base, f"base-{shots}-shot", prepared, shots=shots)
         with stages("remember"):
             memory = remember_base(base, prepared)
+        with stages("plan card"):
+            plan_card(base, prepared)
         with stages("train"):
             keep = memory.keep(base) if memory else NOTHING
             outcome = sft.train(engine, name, prepared.rows, prepared.held_out, resolved.train, record, keep)
@@ -67,6 +70,8 @@ def run(config: RunConfig, runs: Path, *, resume: bool = False, listener: Listen
             write_hard_rows(record, prepared.rows, prepared.train_examples, resolved.train.seed)
         with stages("after"):
             measure(base.tuned(), "tuned", prepared)
+        with stages("card"):
+            measure_card(base.tuned(), prepared)
         with stages("report"):
             record.write("summary.json", summarise(outcome, prepared, engine, stages))
             write_report(record)

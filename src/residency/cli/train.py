@@ -101,6 +101,7 @@ def show_result(run: RunFolder, as_json: bool) -> Verdict:
             "verdict": verdict.model_dump(mode="json"),
             "retention": retention.model_dump(mode="json", exclude={"prompts"}) if retention else None,
             "scale": scaled.model_dump(mode="json") if scaled else None,
+            "card": findings.card.model_dump(mode="json", exclude={"behaviours", "probes"}) if findings.card else None,
         })  # fmt: skip
         return verdict
     if comparisons:

@@ -140,6 +140,8 @@ class Evaluation(Section, Generic[A]):
     """Longest generated answer in tokens."""
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Prompts generated for at once."""
+    probes: Annotated[int, Field(ge=0, le=30)] | A = AUTO
+    """Trained rows that the generalisation card asks about, in ten kinds of prompts; 0 makes no card."""
 
 
 class Speed(Section, Generic[A]):

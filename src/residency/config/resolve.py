@@ -32,6 +32,9 @@ ANCHORS, CPU_ANCHORS = 128, 48
 ANSWER_TOKENS, CPU_ANSWER_TOKENS = 64, 32
 BUDGET_GREEN, BUDGET = 0.05, 0.15
 """Nats per token, KL(base || tuned) on general prompts: nothing is noticed up to the first, much above the second."""
+FEWEST_PROBES, MOST_PROBES = 4, 30
+CPU_PROBE_WEIGHTS = 8 * 135e6
+"""Rows the generalisation card asks about times the model's weights: what two CPU cores do in less than a minute."""
 MEMORY_SHARE = 0.8
 """Share of the free memory that is planned for."""
 
@@ -239,6 +242,16 @@ def max_new_tokens(values: Values, facts: Facts) -> tuple[int, str]:
     return tokens, f"The longest reference answer has {facts.longest_answer} tokens; a quarter and 16 more are allowed."
 
 
+def probes(values: Values, facts: Facts) -> tuple[int, str]:
+    if values["method"]["name"] != "sft":
+        return 0, "The generalisation card asks about trained answers, which plain text does not have."
+    if facts.device != "cpu":
+        return MOST_PROBES, f"{MOST_PROBES} rows are asked about; on this device that takes seconds."
+    number = round(CPU_PROBE_WEIGHTS / facts.parameters)
+    number = min(max(number, FEWEST_PROBES), MOST_PROBES)
+    return number, f"{number} rows: for each the starter model needed 16 s of one core, on a machine with other work."
+
+
 def precision(values: Values, facts: Facts) -> tuple[str, str]:
     return ("bf16" if facts.bf16_faster else "fp32"), facts.bf16_reason
 
@@ -281,6 +294,7 @@ RULES: dict[str, Callable[[Values, Facts], tuple[Any, str]]] = {
     "retention.replay": replay,
     "eval.graders": graders,
     "eval.max_new_tokens": max_new_tokens,
+    "eval.probes": probes,
     "speed.precision": precision,
     "speed.threads": threads,
 }

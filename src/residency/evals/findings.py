@@ -14,6 +14,7 @@ from residency.evals.verdict import decide
 from residency.evals.wording import percent, points, probability, score, signed
 from residency.records import (
     Answer,
+    Card,
     Comparison,
     EvalResult,
     Event,
@@ -70,6 +71,7 @@ class Findings:
     retention: RetentionResult | None
     scaled: ScaleResult | None
     fit: Fit
+    card: Card | None
     verdict: Verdict | None
     """None before there is a result."""
     hard_rows: HardRows | None
@@ -89,6 +91,7 @@ def read_findings(run: RunFolder) -> Findings:
     audit = _json(run, "audit.json")
     retention = run.read("retention.json", RetentionResult) if (run / "retention.json").exists() else None
     scaled = run.read("scale.json", ScaleResult) if (run / "scale.json").exists() else None
+    card = run.read("eval/card.json", Card) if (run / "eval/card.json").exists() else None
     fit = judge_fit(metrics)
     return Findings(
         name=run.path.resolve().name,
@@ -110,7 +113,15 @@ def read_findings(run: RunFolder) -> Findings:
         retention=retention,
         scaled=scaled,
         fit=fit,
-        verdict=decide(strongest(comparisons), retention, scaled, overfit=fit.warning, barely=bool(fit.barely))
+        card=card,
+        verdict=decide(
+            strongest(comparisons),
+            retention,
+            scaled,
+            overfit=fit.warning,
+            barely=bool(fit.barely),
+            where=card.sentence if card else None,
+        )
         if summary
         else None,
     )

@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from residency import durable
 from residency.evals import plots, wording
+from residency.evals.card_page import heat_map
 from residency.evals.findings import TUNED, Findings, read_findings, strongest
 from residency.records import RunFolder
 
@@ -69,6 +70,7 @@ def _html(findings: Findings) -> str:
         loss_curves=plots.loss_curves(findings.metrics, best_step),
         learning_rate=plots.small_curve(findings.metrics, "learning_rate"),
         forgetting=plots.forgetting(findings.metrics, findings.retention),
+        card=heat_map(findings.card),
         trade_off=plots.trade_off(findings.scaled, findings.retention),
         grad_norm=plots.small_curve(findings.metrics, "grad_norm"),
     )
@@ -90,7 +92,7 @@ def _markdown(findings: Findings) -> str:
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= NUMBERS | {"cell": cell, "fence": fence}
-    return environment.get_template("report.md.j2").render(run=findings)
+    return environment.get_template("report.md.j2").render(run=findings, card=heat_map(findings.card))
 
 
 def cell(text: object) -> str:

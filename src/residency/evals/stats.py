@@ -25,6 +25,32 @@ def wilson(passed: int, n: int) -> Interval:
     return Interval(value=passed / n, low=float(limits.low), high=float(limits.high), n=n)
 
 
+def clustered_wilson(passed: Sequence[bool], clusters: Sequence[Any]) -> Interval:
+    """A proportion over items that come in clusters, such as several prompts about one fact; `n` counts the items.
+
+    Wilson's interval for the number of independent items that would vary as much: n over the design effect, with
+    Student's t for an effect estimated from few clusters (Korn and Graubard 1998; Franco et al. 2019). That number is
+    at most n, and where nothing varies it is the number of clusters.
+    """
+    _, labels = np.unique(np.asarray(clusters), return_inverse=True)
+    sums, sizes = np.bincount(labels, np.asarray(passed, np.float64)), np.bincount(labels)
+    n, groups, value = int(sizes.sum()), len(sizes), float(sums.sum() / sizes.sum())
+    variance = float(((sums - value * sizes) ** 2).sum()) / n**2 * groups / max(1, groups - 1)
+    effective = float(groups)
+    if variance > 0 and groups > 1:
+        normal, wider = stats.norm.ppf((1 + CONFIDENCE) / 2), stats.t.ppf((1 + CONFIDENCE) / 2, groups - 1)
+        effective = min(float(n), value * (1 - value) / variance * (normal / wider) ** 2)
+    low, high = _wilson_limits(value, effective)
+    return Interval(value=value, low=low, high=high, n=n)
+
+
+def _wilson_limits(value: float, n: float) -> tuple[float, float]:
+    z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+    middle = (value + z**2 / (2 * n)) / (1 + z**2 / n)
+    reach = z / (1 + z**2 / n) * math.sqrt(value * (1 - value) / n + z**2 / (4 * n**2))
+    return max(0.0, middle - reach), min(1.0, middle + reach)
+
+
 def bootstrap_mean(values: Sequence[float], *, seed: int = 0) -> Interval:
     """The mean of scores, with bootstrap limits."""
     rows = np.asarray(values, np.float64)

@@ -21,15 +21,19 @@ def decide(
     *,
     overfit: str | None = None,
     barely: bool = False,
+    where: str | None = None,
 ) -> Verdict:
     """From the deciding comparison (None: nothing was tested), forgetting (None: not measured), and the scales tried.
 
     A model ships where its gain's interval lies above zero and forgetting is inside the budget. `overfit` is one more
-    reason; `barely` says that training ended while the loss was still falling.
+    reason; `barely` says that training ended while the loss was still falling; `where` is the generalisation card's
+    sentence, which informs and decides nothing: whether a behaviour must hold elsewhere is for the user to say.
     """
     gained, gain_reason = judge_gain(gain)
     kept, retention_reasons = judge_retention(retention)
     reasons = [gain_reason, *retention_reasons, *([overfit] if overfit else [])]
+    if where:
+        reasons.append(where[0].lower() + where[1:].rstrip("."))
     if barely and gain is not None and not gained:
         reasons.append("it is barely adapted: the training loss was still falling at the end, so train longer")
     if gain is None or (gained and kept is None):

@@ -36,7 +36,7 @@ def test_no_auto_is_left_and_each_that_was_has_its_reason() -> None:
         "data.format", "data.max_length_tokens", "adapter.rank", "train.batch_size", "train.epochs",
         "train.learning_rate", "speed.recompute_layers", "train.micro_batch_tokens", "train.eval_every_steps",
         "train.save_every_steps", "retention.stop", "retention.anchors", "retention.answer_tokens", "retention.budget",
-        "retention.replay", "eval.graders", "eval.max_new_tokens", "speed.precision", "speed.threads",
+        "retention.replay", "eval.graders", "eval.max_new_tokens", "eval.probes", "speed.precision", "speed.threads",
     ]  # fmt: skip
     assert all(reason.endswith(".") and " " in reason for reason in reasons.values())
 
@@ -187,6 +187,15 @@ def test_json_answers_are_compared_as_json() -> None:
 
 def test_an_answer_may_be_a_quarter_longer_than_the_longest_reference() -> None:
     assert resolved()[0].eval.max_new_tokens == 91
+
+
+def test_a_card_asks_about_as_many_rows_as_the_device_has_time_for() -> None:
+    numbers = [
+        resolved(replace(DEMO, device=device, parameters=parameters))[0].eval.probes
+        for device, parameters in (("cpu", 135e6), ("cpu", 1_000_000), ("cpu", 4e9), ("cuda", 8e9))
+    ]
+    assert numbers == [8, 30, 4, 30]
+    assert resolved(method={"name": "pretrain"})[0].eval.probes == 0
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,17 @@ import yaml
 
 from residency import durable
 from residency.data.messages import Example, Origin
+from residency.evals.card_behaviours import choose
+from residency.evals.card_prompts import NEAR, Written, neighbours_of, probes_of
+from residency.evals.card_summary import summarise
 from residency.evals.run import Completion, evaluate
 from residency.graders.automatic import choose_graders
 from residency.records import (
+    Behaviour,
     Interval,
     Metric,
+    Probe,
+    ProbeSet,
     PromptDivergence,
     RetentionResult,
     RunFolder,
@@ -108,6 +114,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     run.say("best_restored", "the weights of step 160 are the result")
     write_evaluations(run)
     write_retention(run)
+    write_card(run, [example(row) for row in range(40)], 8)
     run.write("summary.json", summary())
     return run
 
@@ -153,6 +160,23 @@ def write_retention(run: RunFolder) -> None:
     run.write("scale.json", ScaleResult(points=points, proposed=0.75, taken=False, seconds=5.0, reason=(
         "at scale 0.75 forgetting is 0.121 instead of 0.203, and the held-out loss 0.110 instead of 0.060"
     )))  # fmt: skip
+
+
+def write_card(run: RunFolder, rows: list[Example], most: int) -> None:
+    """The real prompts with made-up answers: near the training rows nearly all hold, elsewhere fewer."""
+    probes: list[Probe] = []
+    behaviours, random = [], np.random.default_rng(0)
+    for number, chosen in enumerate(choose(rows, most)):
+        mine, empty = probes_of(number, chosen, Written("blue", [], [], "the untuned model cannot translate"), 2)
+        for probe in [*mine, *neighbours_of(number, chosen, 2)]:
+            holds = bool(random.random() < (0.96 if probe.kind in (*NEAR, "neighbours") else 0.3 + 0.05 * number))
+            output = probe.answer or "A word in a sentence." if holds else "Sure! <Anything> else?"
+            probes.append(probe.model_copy(update={"before": random.normal(-1.0), "margin": 1.0 if holds else -1.0,
+                                                   "output": output, "right": holds, "holds": holds}))  # fmt: skip
+        behaviours.append(Behaviour(row=str(chosen.example.origin), sort=chosen.sort, question=chosen.question,
+                                    answer=chosen.answer, own="blue", empty=empty))  # fmt: skip
+    measured = ProbeSet(behaviours=behaviours, probes=probes, rows=1500, seconds=38.2)
+    run.write("eval/card.json", summarise(measured, "json_match"))
 
 
 def write_metrics(run: RunFolder) -> None:

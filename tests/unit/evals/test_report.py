@@ -53,6 +53,8 @@ def test_a_finished_run_has_everything_on_one_page(run: RunFolder) -> None:
         "Peak memory", "1.80\N{NO-BREAK SPACE}GiB", "612 tokens/s", "evaluate before", "2.13.0+cpu",
         "Ship with adapter scale 0.75, not as it is", "What was forgotten", "over 0.15", "Must be kept", "1.080 times",
         "1 of 129 general prompts share words with the task", "Measuring took 29.0", "step 20: OK",
+        "Where it holds", "of prompts like the training data", "neighbours intact", "answer to question",
+        "where json_match says its text is right", "the form of the answer is what was trained (8)",
     ):  # fmt: skip
         assert " ".join(words.split()) in page.text, words
 
@@ -88,6 +90,7 @@ def test_markdown_says_the_same(run: RunFolder) -> None:
     text = (run / "report.md").read_text()
     assert "up from 8.7\N{NO-BREAK SPACE}%" in text
     assert "## Before and after" in text
+    assert "| trained prompt | 8 | " in text
     assert "| train.learning\\_rate | 0.001 | LoRA on 135 M" in text
     tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
     for table in tables:
