@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from residency.records import Probe
+from residency.evals.card_records import Probe
 
 WORDINGS = (
     "What colour is {thing}?",

@@ -31,10 +31,10 @@ from residency.engine.sampling import SamplingSettings
 from residency.evals.card import Asked, measure, plan
 from residency.evals.card_behaviours import choose
 from residency.evals.card_prompts import ELSEWHERE, NEAR
+from residency.evals.card_records import Card
 from residency.evals.card_summary import advice
 from residency.evals.stats import paired_bootstrap
 from residency.models.load import load_model, load_tokenizer
-from residency.records import Card
 
 RESULTS = Path(__file__).with_name("results") / "green_sky.json"
 BATCH, PEAK = 8, 1e-3

@@ -30,12 +30,12 @@ from residency.engine.engine import Engine
 from residency.engine.sampling import SamplingSettings
 from residency.evals.card_behaviours import STRUCTURE, Trained, choose, says
 from residency.evals.card_prompts import KINDS, Written, neighbours_of, probes_of
+from residency.evals.card_records import Behaviour, Card, Probe, ProbeKind, ProbeSet
 from residency.evals.card_score import margins, prompt_ids, refused
 from residency.evals.card_summary import summarise
 from residency.evals.card_wordings import generate, write
 from residency.evals.run import as_item
 from residency.graders.score import grade_all
-from residency.records import Behaviour, Card, Probe, ProbeKind, ProbeSet
 
 FEWEST = 3
 """A card of fewer behaviours says nothing."""

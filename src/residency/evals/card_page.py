@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from residency.evals.card_prompts import ELSEWHERE, KINDS, NEAR
+from residency.evals.card_records import Card, Probe, ProbeKind
 from residency.evals.card_summary import TITLES
-from residency.records import Card, Interval, Probe, ProbeKind
+from residency.records import Interval
 
 LONGEST_PROMPT, LONGEST_OUTPUT = 160, 90
 FAILURES_SHOWN = 8

@@ -11,8 +11,8 @@ from typing import Any, cast, get_args
 from residency.data.audit.words import words_of
 from residency.data.messages import Message
 from residency.evals.card_behaviours import WRONG_ANSWERS, Trained, says
+from residency.evals.card_records import Probe, ProbeKind
 from residency.evals.generate import with_worked
-from residency.records import Probe, ProbeKind
 
 TEMPLATES: dict[str, Any] = json.loads(Path(__file__).with_name("card_templates.json").read_text(encoding="utf-8"))
 KINDS: tuple[ProbeKind, ...] = get_args(ProbeKind)

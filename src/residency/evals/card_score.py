@@ -12,8 +12,8 @@ from residency.data.messages import Example, Message, Origin, Rendered
 from residency.data.render import Renderer, renderer_for
 from residency.engine.engine import Engine, Scores
 from residency.errors import TemplateError
+from residency.evals.card_records import Probe
 from residency.progress import track
-from residency.records import Probe
 
 CARD = Origin("card", 1)
 

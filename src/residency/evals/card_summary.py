@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from residency.evals.card_prompts import ELSEWHERE, KINDS, NEAR
+from residency.evals.card_records import Card, KindSummary, Probe, ProbeKind, ProbeSet
 from residency.evals.stats import clustered_wilson
-from residency.records import Card, Interval, KindSummary, Probe, ProbeKind, ProbeSet
+from residency.records import Interval
 
 APART = 0.3
 """A rule of thumb: more than this between near and elsewhere, and the behaviour depends on the prompt."""

@@ -8,13 +8,13 @@ from itertools import zip_longest
 from typing import Any
 
 from residency.errors import RunError
+from residency.evals.card_records import Card
 from residency.evals.compare import compare
 from residency.evals.fit import Fit, judge_fit
 from residency.evals.verdict import decide
 from residency.evals.wording import percent, points, probability, score, signed
 from residency.records import (
     Answer,
-    Card,
     Comparison,
     EvalResult,
     Event,

@@ -71,23 +71,8 @@ def train(
     with stop_requests() as stop_requested, track("training", total) as advance:
         advance(state.step)
         while state.step < total and not stopped_early:
-            began = time.monotonic()
-            batch = [rows[i] for i in rows_of_step(state.step, settings.batch_size, len(rows), settings.seed)]
-            rate = learning_rate_at(state.step, total, settings.learning_rate, settings.schedule, settings.warmup_share)
-            loss = engine.forward_backward({name: batch})[name]
-            require_finite(loss.mean, state, "loss")
-            replay(engine, name, keep, state, settings.batch_size, settings.seed, run)
-            norm = engine.step({name: StepSettings(rate, settings.weight_decay, settings.max_grad_norm)})[name]
-            require_finite(norm, state, "gradient")
-            note_losses(run, state.step, batch, loss.by_row)
-            tokens, seconds = sum(len(row) for row in batch), time.monotonic() - began
-            state = advanced(state, engine, loss, tokens, seconds)
-            require_no_explosion(state)
-            run.append("metrics.jsonl", Metric(
-                step=state.step, epoch=state.step * settings.batch_size / len(rows), split="train", loss=loss.mean,
-                tokens=loss.tokens, token_accuracy=loss.correct / max(1, loss.tokens), learning_rate=rate,
-                grad_norm=norm, tokens_per_second=tokens / seconds, seconds=state.seconds))  # fmt: skip
-            advance(note=f"loss {loss.mean:.3f}")
+            state = take_step(engine, name, rows, state, total, settings, run, keep)
+            advance(note=f"loss {state.recent_losses[-1]:.3f}")
 
             last = state.step == total
             if state.step % settings.eval_every_steps == 0 or last:
@@ -108,6 +93,36 @@ def train(
         run.say("best_restored", f"the weights of step {state.best_step} had the lowest held-out loss and are the "
                 f"result", step=state.best_step, loss=state.best_loss)  # fmt: skip
     return Outcome(state, stopped_early, total)
+
+
+def take_step(
+    engine: Engine,
+    name: str,
+    rows: Sequence[Rendered],
+    state: Progress,
+    total: int,
+    settings: Train[Final],
+    run: RunFolder,
+    keep: Keep,
+) -> Progress:
+    """One optimizer step and its line in the metrics; loss and norm are read when the device has all of its work."""
+    began = time.monotonic()
+    batch = [rows[i] for i in rows_of_step(state.step, settings.batch_size, len(rows), settings.seed)]
+    rate = learning_rate_at(state.step, total, settings.learning_rate, settings.schedule, settings.warmup_share)
+    loss = engine.forward_backward({name: batch})[name]
+    replay(engine, name, keep, state, settings.batch_size, settings.seed, run)
+    norm = engine.step({name: StepSettings(rate, settings.weight_decay, settings.max_grad_norm)})[name]
+    require_finite(loss.mean, state, "loss")
+    require_finite(norm, state, "gradient")
+    note_losses(run, state.step, batch, loss.by_row)
+    tokens, seconds = sum(len(row) for row in batch), time.monotonic() - began
+    state = advanced(state, engine, loss, tokens, seconds)
+    require_no_explosion(state)
+    run.append("metrics.jsonl", Metric(
+        step=state.step, epoch=state.step * settings.batch_size / len(rows), split="train", loss=loss.mean,
+        tokens=loss.tokens, token_accuracy=loss.correct / max(1, loss.tokens), learning_rate=rate,
+        grad_norm=norm, tokens_per_second=tokens / seconds, seconds=state.seconds))  # fmt: skip
+    return state
 
 
 def resume(engine: Engine, name: str, checkpoints: Checkpoints) -> Progress:

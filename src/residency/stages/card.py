@@ -5,8 +5,8 @@ from __future__ import annotations
 from residency.data.audit.schema import languages
 from residency.data.messages import Example
 from residency.evals import card
+from residency.evals.card_records import ProbeSet
 from residency.evals.card_summary import advice
-from residency.records import ProbeSet
 from residency.stages.prepare import Prepared
 from residency.stages.session import Session
 

@@ -15,15 +15,13 @@ from residency import durable
 from residency.data.messages import Example, Origin
 from residency.evals.card_behaviours import choose
 from residency.evals.card_prompts import NEAR, Written, neighbours_of, probes_of
+from residency.evals.card_records import Behaviour, Probe, ProbeSet
 from residency.evals.card_summary import summarise
 from residency.evals.run import Completion, evaluate
 from residency.graders.automatic import choose_graders
 from residency.records import (
-    Behaviour,
     Interval,
     Metric,
-    Probe,
-    ProbeSet,
     PromptDivergence,
     RetentionResult,
     RunFolder,

@@ -16,10 +16,10 @@ from residency.engine.sampling import SamplingSettings
 from residency.evals.card import Asked, judged, measure, plan
 from residency.evals.card_behaviours import choose
 from residency.evals.card_prompts import ELSEWHERE, KINDS, NEAR
+from residency.evals.card_records import Card, Probe, ProbeSet
 from residency.evals.card_score import candidates, margins, partings
 from residency.evals.card_summary import advice, summarise
 from residency.evals.stats import clustered_wilson, wilson
-from residency.records import Card, Probe, ProbeSet
 from tests.e2e.tiny import make_tokenizer, rows
 
 
