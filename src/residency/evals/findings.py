@@ -8,7 +8,7 @@ from itertools import zip_longest
 from typing import Any
 
 from residency.errors import RunError
-from residency.evals.compare import compare
+from residency.evals.compare import SUITE, compare
 from residency.evals.fit import Fit, judge_fit
 from residency.evals.verdict import decide
 from residency.evals.wording import percent, points, probability, score, signed
@@ -107,7 +107,14 @@ def read_findings(run: RunFolder) -> Findings:
         retention=retention,
         scaled=scaled,
         fit=fit,
-        verdict=decide(strongest(comparisons), retention, scaled, overfit=fit.warning, barely=bool(fit.barely))
+        verdict=decide(
+            strongest(comparisons),
+            retention,
+            scaled,
+            notes=_notes(fit, retention),
+            barely=bool(fit.barely),
+            suites=[one for one in comparisons if one.test.startswith(SUITE) and one.baseline == BASE],
+        )
         if summary
         else None,
     )
@@ -115,11 +122,21 @@ def read_findings(run: RunFolder) -> Findings:
 
 def strongest(comparisons: list[Comparison]) -> Comparison | None:
     """The comparison that decides: first test, first grader, against the best of the untuned models."""
-    if not comparisons:
+    tests = [each for each in comparisons if not each.test.startswith(SUITE)]
+    if not tests:
         return None
-    first = comparisons[0]
-    rivals = [each for each in comparisons if (each.test, each.grader) == (first.test, first.grader)]
+    rivals = [each for each in tests if (each.test, each.grader) == (tests[0].test, tests[0].grader)]
     return max(rivals, key=lambda each: each.before.value)
+
+
+def _notes(fit: Fit, retention: RetentionResult | None) -> list[str]:
+    """What the verdict says besides."""
+    notes = [fit.warning] if fit.warning else []
+    found = retention.memorised if retention else None
+    if found and found.new:
+        rows = f"{found.new} of {found.drawn_out.n} training rows"
+        notes.append(f"{rows} can be drawn out of it word for word, and could not before")
+    return notes
 
 
 def _json(run: RunFolder, name: str) -> Any:

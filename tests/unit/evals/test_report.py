@@ -53,6 +53,7 @@ def test_a_finished_run_has_everything_on_one_page(run: RunFolder) -> None:
         "Peak memory", "1.80\N{NO-BREAK SPACE}GiB", "612 tokens/s", "evaluate before", "2.13.0+cpu",
         "Ship with adapter scale 0.75, not as it is", "What was forgotten", "over 0.15", "Must be kept", "1.080 times",
         "1 of 129 general prompts share words with the task", "Measuring took 29.0", "step 20: OK",
+            "of 50 training rows can be drawn out",
     ):  # fmt: skip
         assert " ".join(words.split()) in page.text, words
 
