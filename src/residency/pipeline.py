@@ -14,11 +14,12 @@ from residency.config.model import RunConfig
 from residency.data.validate import load_examples
 from residency.engine.engine import Engine
 from residency.engine.memory import peak_bytes
-from residency.errors import ResidencyError, ResourceError
+from residency.errors import DataError, ResidencyError, ResourceError
 from residency.evals.compare import compare
 from residency.evals.report import write_report
 from residency.evals.run import evaluate as grade_answers
 from residency.evals.run import few_shot_examples
+from residency.evals.suites import measure_suite
 from residency.methods import sft
 from residency.methods.keep import NOTHING
 from residency.methods.row_losses import write_hard_rows
@@ -53,6 +54,7 @@ def run(config: RunConfig, runs: Path, *, resume: bool = False, listener: Listen
         base = Session(record, resolved, engine, prepared.renderer, None)
         with stages("before"):
             measure(base, "base", prepared)
+            measure_suites(base, "base")
             if shots := resolved.eval.few_shot:
                 measure(base, f"base-{shots}-shot", prepared, shots=shots)
         with stages("remember"):
@@ -70,6 +72,7 @@ def run(config: RunConfig, runs: Path, *, resume: bool = False, listener: Listen
             write_hard_rows(record, prepared.rows, prepared.train_examples, resolved.train.seed)
         with stages("after"):
             measure(base.tuned(), "tuned", prepared)
+            measure_suites(base.tuned(), "tuned")
         with stages("card"):
             measure_card(base.tuned(), prepared)
         with stages("report"):
@@ -97,6 +100,23 @@ def measure(session: Session, label: str, prepared: Prepared, *, shots: int = 0)
                                session.resolved.eval.graders)  # fmt: skip
         session.run.write(file, result)
         session.run.say("measured", sentence(result), test=test, model=label)
+
+
+def measure_suites(session: Session, label: str) -> None:
+    """The suites of the harness; one that cannot be read is said, and left out."""
+    wanted, run = session.resolved.eval, session.run
+    for suite in wanted.suites:
+        file = f"eval/suite-{suite}.{label}.json"
+        if (run / file).exists():
+            continue
+        try:
+            result = measure_suite(session.engine, session.adapter, session.renderer.tokenizer, suite, label,
+                                   wanted.suite_rows)  # fmt: skip
+        except DataError as error:
+            run.say("suite_left_out", str(error), level="warning", suite=suite)
+            continue
+        run.write(file, result)
+        run.say("measured", sentence(result), test=result.test, model=label)
 
 
 def sentence(result: EvalResult) -> str:

@@ -151,6 +151,17 @@ class PromptDivergence(Record):
     """KL(base || tuned) in nats per token."""
 
 
+class Memorised(Record):
+    """Training rows whose first 50 tokens make the model go on with the next 30 word for word, greedily."""
+
+    drawn_out: Interval
+    """The share of rows, of those asked (Wilson)."""
+    before: Interval
+    """The same of the base, which may know them from elsewhere."""
+    new: int
+    """Rows that the base does not give away and the tuned model does."""
+
+
 class RetentionResult(Record):
     """How far the tuned model is from the base."""
 
@@ -159,6 +170,8 @@ class RetentionResult(Record):
     prompts: list[PromptDivergence]
     perplexity_ratio: Interval | None = None
     """Tuned / base on `retention.general_text` (bootstrap over its windows)."""
+    memorised: Memorised | None = None
+    """Null where no training row has 80 tokens."""
     left_out: list[str] = []
     """Anchor prompts that share eight words in a row with the task's rows, and were not used."""
     budget: float

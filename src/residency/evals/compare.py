@@ -6,6 +6,9 @@ from residency.errors import RunError
 from residency.evals.stats import mcnemar_exact, paired_bootstrap
 from residency.records import Answer, Comparison, EvalResult
 
+SUITE = "suite:"
+"""What the name of a test begins with that measures what was kept, not what was gained."""
+
 
 def compare(before: EvalResult, after: EvalResult) -> list[Comparison]:
     """One comparison for each grader that both have. Raises RunError where the rows are not the same."""

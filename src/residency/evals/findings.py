@@ -9,7 +9,7 @@ from typing import Any
 
 from residency.errors import RunError
 from residency.evals.card_records import Card
-from residency.evals.compare import compare
+from residency.evals.compare import SUITE, compare
 from residency.evals.fit import Fit, judge_fit
 from residency.evals.verdict import decide
 from residency.evals.wording import percent, points, probability, score, signed
@@ -118,9 +118,9 @@ def read_findings(run: RunFolder) -> Findings:
             strongest(comparisons),
             retention,
             scaled,
-            overfit=fit.warning,
+            notes=_notes(fit, retention, card),
             barely=bool(fit.barely),
-            where=card.sentence if card else None,
+            suites=[one for one in comparisons if one.test.startswith(SUITE) and one.baseline == BASE],
         )
         if summary
         else None,
@@ -129,11 +129,24 @@ def read_findings(run: RunFolder) -> Findings:
 
 def strongest(comparisons: list[Comparison]) -> Comparison | None:
     """The comparison that decides: first test, first grader, against the best of the untuned models."""
-    if not comparisons:
+    tests = [each for each in comparisons if not each.test.startswith(SUITE)]
+    if not tests:
         return None
-    first = comparisons[0]
-    rivals = [each for each in comparisons if (each.test, each.grader) == (first.test, first.grader)]
+    rivals = [each for each in tests if (each.test, each.grader) == (tests[0].test, tests[0].grader)]
     return max(rivals, key=lambda each: each.before.value)
+
+
+def _notes(fit: Fit, retention: RetentionResult | None, card: Card | None) -> list[str]:
+    """What the verdict says besides."""
+    notes = [fit.warning] if fit.warning else []
+    found = retention.memorised if retention else None
+    if found and found.new:
+        rows = f"{found.new} of {found.drawn_out.n} training rows"
+        notes.append(f"{rows} can be drawn out of it word for word, and could not before")
+    if card:
+        # Where it must hold is for the user to say: the card informs and decides nothing.
+        notes.append(card.sentence[0].lower() + card.sentence[1:].rstrip("."))
+    return notes
 
 
 def _json(run: RunFolder, name: str) -> Any:

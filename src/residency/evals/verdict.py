@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
+from residency.evals.compare import SUITE
+from residency.evals.paired import MARGIN
 from residency.evals.wording import percent, points, score
 from residency.records import Comparison, Interval, RetentionResult, ScaleResult, Verdict
 
@@ -19,21 +22,21 @@ def decide(
     retention: RetentionResult | None,
     scaled: ScaleResult | None,
     *,
-    overfit: str | None = None,
+    suites: Sequence[Comparison] = (),
+    notes: Sequence[str] = (),
     barely: bool = False,
-    where: str | None = None,
 ) -> Verdict:
     """From the deciding comparison (None: nothing was tested), forgetting (None: not measured), and the scales tried.
 
-    A model ships where its gain's interval lies above zero and forgetting is inside the budget. `overfit` is one more
-    reason; `barely` says that training ended while the loss was still falling; `where` is the generalisation card's
-    sentence, which informs and decides nothing: whether a behaviour must hold elsewhere is for the user to say.
+    A model ships where its gain's interval lies above zero, forgetting is inside the budget and no suite got worse.
+    `notes` are further things to know, which decide nothing; `barely` says that training ended while the loss was
+    still falling.
     """
     gained, gain_reason = judge_gain(gain)
     kept, retention_reasons = judge_retention(retention)
-    reasons = [gain_reason, *retention_reasons, *([overfit] if overfit else [])]
-    if where:
-        reasons.append(where[0].lower() + where[1:].rstrip("."))
+    if any(one.gain.high < 0 for one in suites):
+        kept = False
+    reasons = [gain_reason, *retention_reasons, *map(judge_suite, suites), *notes]
     if barely and gain is not None and not gained:
         reasons.append("it is barely adapted: the training loss was still falling at the end, so train longer")
     if gain is None or (gained and kept is None):
@@ -85,6 +88,17 @@ def judge_retention(retention: RetentionResult | None) -> tuple[bool | None, lis
         inside = inside and good
         reasons.append(f"{forgotten(found, retention.budget)} {where}: {within(found)}")
     return inside, reasons
+
+
+def judge_suite(found: Comparison) -> str:
+    """What a suite of general questions says: accuracy is not to fall by MARGIN."""
+    name, shown = found.test.removeprefix(SUITE), f"{points(found.gain.value)} points"
+    interval = f"[{points(found.gain.low)}, {points(found.gain.high)}]"
+    if found.gain.high < 0:
+        return f"it got worse on {name}: {shown} {interval}"
+    if found.gain.low > -MARGIN:
+        return f"on {name} it is not worse by more than {percent(MARGIN)}: {shown} {interval}"
+    return f"on {name} {shown} {interval}: too few rows to tell"
 
 
 def forgotten(found: Interval, budget: float) -> str:

@@ -25,6 +25,7 @@ from residency.data.split import parse_eval, split_examples
 from residency.data.templates import resolve_template
 from residency.data.validate import Loaded, Purpose, load_examples
 from residency.errors import DataError, RunError
+from residency.evals.suites import require_harness
 from residency.graders.score import check_graders
 from residency.methods.pretrain import windows
 from residency.models.chat import set_template
@@ -94,6 +95,7 @@ def prepare(config: RunConfig, run: RunFolder) -> Prepared:
         durable.write_json(run / "resolved.json", {"config": resolved.model_dump(mode="json"), "reasons": reasons})
     torch.set_num_threads(resolved.speed.threads)
     check_graders(resolved.eval.graders)
+    require_harness(resolved.eval.suites)
     rows, held_out, counts = fit(resolved, rows, held_out, run, renderer.tokenizer.bos_token_id)
     counts = {"read": len(data.train) + len(data.held_out), "train": len(rows), "eval": len(held_out)} | counts
     counts |= {name: len(examples) for name, examples in data.tests.items()}

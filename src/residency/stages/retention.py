@@ -14,7 +14,7 @@ from residency.data.messages import Rendered
 from residency.engine.divergence import Remembered
 from residency.engine.engine import FULL
 from residency.errors import DataError
-from residency.evals import retention
+from residency.evals import memorised, retention
 from residency.evals.retention import general_prompts, prompt_tokens, remember, spread, without_overlap
 from residency.evals.scale import delta_of, sweep
 from residency.methods.keep import Keep
@@ -39,6 +39,9 @@ class Memory:
     replay: list[Remembered]
     text: list[Rendered]
     text_losses: NDArray[np.float64]
+    probes: list[Rendered]
+    drawn_out: list[bool]
+    """Which of the `probes` the base goes on with word for word."""
     left_out: list[str]
     seconds: dict[str, float]
     """What asking the base took: `base` for what is measured, `replay_answers` for what is trained on."""
@@ -90,6 +93,8 @@ def remember_base(session: Session, prepared: Prepared) -> Memory | None:
     replay_seconds = time.monotonic() - measured_until
     text = read_text(session, settings.general_text) if settings.general_text else []
     losses = retention.losses_of(session.engine, None, text) if text else np.zeros(0)
+    probes = memorised.probes(prepared.rows)
+    drawn_out = memorised.drawn_out(session.engine, None, probes)
     asked_for = sum(map(len, sets.values())) + len(replay)
     session.run.say("remembered", f"the base's answers to {asked_for} prompts are kept in the cache",
                     prompts=asked_for)  # fmt: skip
@@ -97,7 +102,7 @@ def remember_base(session: Session, prepared: Prepared) -> Memory | None:
         session.run.say("anchors_left_out", f"{len(left_out)} general prompts share words with the task and are no "
                         f"anchors; the first: {left_out[0]}", prompts=left_out)  # fmt: skip
     seconds = {"base": time.monotonic() - began - replay_seconds, "replay_answers": replay_seconds}
-    return Memory(sets, replay, text, losses, left_out, seconds)
+    return Memory(sets, replay, text, losses, probes, drawn_out, left_out, seconds)
 
 
 def task_texts(prepared: Prepared) -> list[str]:
@@ -170,6 +175,9 @@ def measure_tuned(session: Session, memory: Memory, training_seconds: float) -> 
         divergences=intervals,
         prompts=prompts,
         perplexity_ratio=ratio,
+        memorised=memorised.memorised(
+            memory.drawn_out, memorised.drawn_out(session.engine, session.adapter, memory.probes)
+        ),
         left_out=memory.left_out,
         budget=session.resolved.retention.budget,
         seconds=memory.seconds | {"training": training_seconds, "after": time.monotonic() - began},

@@ -21,6 +21,7 @@ from residency.evals.run import Completion, evaluate
 from residency.graders.automatic import choose_graders
 from residency.records import (
     Interval,
+    Memorised,
     Metric,
     PromptDivergence,
     RetentionResult,
@@ -148,6 +149,7 @@ def write_retention(run: RunFolder) -> None:
     run.write("retention.json", RetentionResult(
         divergences={"anchors": about(0.203), "task": about(1.9, 32), "must_keep": about(0.11, 5)}, prompts=[prompt],
         perplexity_ratio=Interval(value=1.08, low=1.05, high=1.12, n=40), left_out=["Name a colour."], budget=0.15,
+        memorised=Memorised(drawn_out=about(0.04, 50), before=about(0.0, 50), new=2),
         seconds={"base": 9.0, "replay_answers": 9.0, "training": 6.0, "after": 9.0},
     ))  # fmt: skip
     points = [

@@ -55,6 +55,7 @@ def test_a_finished_run_has_everything_on_one_page(run: RunFolder) -> None:
         "1 of 129 general prompts share words with the task", "Measuring took 29.0", "step 20: OK",
         "Where it holds", "of prompts like the training data", "neighbours intact", "answer to question",
         "where json_match says its text is right", "the form of the answer is what was trained (8)",
+        "of 50 training rows can be drawn out",
     ):  # fmt: skip
         assert " ".join(words.split()) in page.text, words
 

@@ -58,10 +58,24 @@ def test_the_verdict_follows_from_gain_and_forgetting(found: Verdict, decision: 
 
 def test_overfitting_is_among_the_reasons() -> None:
     assert (
-        decide(GAINED, forgot(0.02), None, overfit="it was trained too long").reasons[-1] == "it was trained too long"
+        decide(GAINED, forgot(0.02), None, notes=["it was trained too long"]).reasons[-1] == "it was trained too long"
     )
 
 
 def test_a_run_that_was_too_short_says_so() -> None:
     assert "barely adapted" in decide(NOT_GAINED, forgot(0.02), None, barely=True).sentence
     assert "barely adapted" not in decide(GAINED, forgot(0.02), None, barely=True).sentence
+
+
+def suite(low: float, high: float) -> Comparison:
+    return gain(low, high).model_copy(update={"test": "suite:arc_easy"})
+
+
+def test_a_suite_that_got_worse_is_not_shipped_and_each_says_what_it_shows() -> None:
+    worse = decide(GAINED, forgot(0.02), None, suites=[suite(-0.05, -0.01)])
+    assert not worse.passed
+    assert "it got worse on arc_easy" in worse.sentence
+    kept = decide(GAINED, forgot(0.02), None, suites=[suite(-0.015, 0.01)])
+    assert kept.passed
+    assert "not worse by more than 2.0 %" in kept.sentence.replace("\N{NO-BREAK SPACE}", " ")
+    assert "too few rows to tell" in decide(GAINED, forgot(0.02), None, suites=[suite(-0.1, 0.1)]).sentence
