@@ -23,6 +23,7 @@ LAYERS = [
     {"engine"},
     {"methods", "evals"},
     {"stages"},
+    {"advisor"},
     {"exports"},
     {"pipeline"},
     {"cli"},
