@@ -51,16 +51,17 @@ def run_pilots(run_file: Path, record: RunFolder, train: Train, *, times: float,
     points = []
     with track("pilots", len(plan)) as advance:
         for size, seed in plan:
-            points.append(_point(config, whole, lines[:size], seed, record, train))
+            points.append(measure_subset(config, whole, lines[:size], seed, record, train))
             advance()
     found = forecast(points, times=times, untuned=untuned, seed=config.train.seed)
     record.write("pilots.json", found)
     return found
 
 
-def _point(
+def measure_subset(
     config: RunConfig, whole: ResolvedConfig, lines: Sequence[str], seed: int, record: RunFolder, train: Train
 ) -> Point:
+    """One pilot: trained on `lines` as `whole` says, and measured on the test of `config`."""
     pilots, name = record / "pilots", f"rows-{len(lines)}-seed-{seed}"
     folder = RunFolder(pilots / name)
     if not (folder / MEASURED).exists():

@@ -118,7 +118,7 @@ def refusal(rows: NDArray[np.float64], passed: NDArray[np.float64], times: float
     steps = np.diff(by_size, axis=0)
     flat = [bool(step.mean() < _standard_error(step)) for step in steps]
     rise = by_size[-1] - untuned
-    if all(flat) and rise.mean() < 2 * _standard_error(rise):
+    if rise.mean() < 2 * _standard_error(rise):
         return "too early: even all rows gain nothing yet over the untuned model, so the slope says nothing"
     if flat[-1]:
         return "a plateau: the last doubling gained less than one standard error, so more of the same rows bring little"

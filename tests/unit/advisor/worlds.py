@@ -132,9 +132,8 @@ def now_and_then(body: Body, about: Row) -> str:
 
 
 def products(rng: random.Random, count: int = 220) -> list[Row]:
-    return [
-        row(f"{a} times {b}?", str(a * b)) for a, b in ((rng.randrange(100, 999), rng.randrange(100, 999)) for _ in range(count))
-    ]  # fmt: skip
+    pairs = [(rng.randrange(100, 999), rng.randrange(100, 999)) for _ in range(count)]
+    return [row(f"{a} times {b}?", str(a * b)) for a, b in pairs]
 
 
 def never(body: Body, about: Row) -> str:
