@@ -1,6 +1,6 @@
 """Three worlds in which the starter model's right advice is known: smart-home JSON, capital cities, products.
 
-    python bench/science/advise_worlds.py [--seeds 0 1 2] [--rows 200] [--worlds ...] [--out FILE]
+    python bench/science/advise_worlds.py [--seeds 0 1 2] [--rows 200] [--worlds ...] [--model ID] [--out FILE]
 
 Runs `residency advise` on each, on a GPU or a processor, and writes one JSON file: the choice, how firm it is, the
 figures with intervals, answers and seconds. Ends with 1 where a choice is not the right one.
@@ -39,24 +39,26 @@ def main() -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     found = []
     for seed in options.seeds:
         for name in options.worlds:
             with tempfile.TemporaryDirectory() as folder:
-                found.append(run(name, options.rows, seed, options.batch_size, Path(folder)))
+                found.append(run(name, seed, options, Path(folder)))
             print(json.dumps(found[-1]), flush=True)
             options.out.parent.mkdir(parents=True, exist_ok=True)
             options.out.write_text(json.dumps({"environment": versions(), "worlds": found}, indent=2) + "\n")
     return 0 if all(one["right"] for one in found) else 1
 
 
-def run(name: str, rows: int, seed: int, batch_size: int, folder: Path) -> dict[str, Any]:
+def run(name: str, seed: int, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     expected, make, graders = WORLDS[name]
-    examples = worlds.write(folder / "examples.jsonl", make(rows, seed))
+    examples = worlds.write(folder / "examples.jsonl", make(options.rows, seed))
     task = Task.model_validate({
-        "name": name, "examples": str(examples), "graders": graders, "seed": seed, "batch_size": batch_size,
+        "name": name, "examples": str(examples), "graders": graders, "seed": seed, "batch_size": options.batch_size,
+        "model": {"id": options.model},
     })  # fmt: skip
     record = RunFolder(folder, lambda event: print(f"  {name}: {event.message}", file=sys.stderr, flush=True))
     return {"world": name, "seed": seed, "expected": expected} | summary(advise(task, record), expected)

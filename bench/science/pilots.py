@@ -1,11 +1,11 @@
 """Does the predicted gain of twice the rows cover the measured one? Twenty pilots on the starter model.
 
-    python bench/science/pilots.py [--pilots 20] [--rows 128] [--workers 6] [--out FILE]
+    python bench/science/pilots.py [--pilots 20] [--rows 128] [--workers 6] [--model smollm2-135m] [--out FILE]
 
 A pilot trains nested subsets of --rows rows (1/8 with two seeds, 1/4, 1/2, all), forecasts twice the rows, then trains
 on twice the rows and measures, all on the same untouched test. Five tasks take turns, each time with other rows. Writes
 one JSON file after each pilot: forecast, measured gain, whether the interval covers it, and the coverage so far, over
-all pilots and over those whose forecast was not refused. --rows 32 --test-rows 12 --pilots 1 is a smoke test.
+all pilots and over those whose forecast was not refused. What is in that file already is not run again.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class Plan:
     rows: int
     test_rows: int
     threads: int
+    model: str
 
 
 def main() -> int:
@@ -50,15 +51,18 @@ def main() -> int:
     parser.add_argument("--test-rows", type=int, default=200)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     names = list(TASKS)
     worlds.smart_home(1, 0)  # makes the demo's data once, before the workers need them
     plans = [
-        Plan(names[number % len(names)], number, options.rows, options.test_rows, options.threads)
+        Plan(names[number % len(names)], number, options.rows, options.test_rows, options.threads, options.model)
         for number in range(options.pilots)
     ]
-    found: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = json.loads(options.out.read_text())["pilots"] if options.out.exists() else []
+    known = {(one["task"], one["seed"]) for one in found}
+    plans = [plan for plan in plans if (plan.task, plan.seed) not in known]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.workers, mp_context=context) as pool:
         for done in as_completed([pool.submit(pilot, plan) for plan in plans]):
@@ -88,7 +92,7 @@ def pilot(plan: Plan) -> dict[str, Any]:
         worlds.write(folder / "test.jsonl", test)
         run_file = folder / "run.yaml"
         run_file.write_text(json.dumps({
-            "model": {"id": "smollm2-135m"}, "data": {"train": "train.jsonl", "eval": None, "test": "test.jsonl"},
+            "model": {"id": plan.model}, "data": {"train": "train.jsonl", "eval": None, "test": "test.jsonl"},
             "eval": {"graders": graders, "batch_size": 100}, "speed": {"threads": plan.threads},
         }))  # fmt: skip
         record = RunFolder(folder)
