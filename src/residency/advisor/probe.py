@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from rapidfuzz import fuzz
 
-from residency.advisor.decide import Evidence, PromptScore
+from residency.advisor.decide import REINFORCEMENT_GAIN, SOMETIMES, Evidence, PromptScore
 from residency.advisor.mistakes import Mistake, Vocabulary, agreement, mistake_of, read_vocabulary
 from residency.advisor.notebook import Notebook, Question
 from residency.advisor.prompts import Prompt, context_of, conversation, prompts
@@ -85,6 +85,15 @@ def deciding(graders: Sequence[Grader]) -> str:
                       hint="give one of them a pass_threshold, or add a string_check or json_match")  # fmt: skip
 
 
+def settled(right_once: Sequence[bool], greedy: Sequence[Graded]) -> bool:
+    """Whether more rows could hardly make eight tries count: the upper limit is below what any branch asks for."""
+    if not right_once:
+        return False
+    high = wilson(sum(right_once), len(right_once)).high
+    one_try = fmean(one.passed for one in greedy[: len(right_once)])
+    return high < SOMETIMES and high - one_try < REINFORCEMENT_GAIN
+
+
 def answers_at_most(parts: Parts, tried: int, context_field: str) -> int:
     """How many answers a whole probe asks for."""
     dev = len(parts.dev)
@@ -117,7 +126,7 @@ class Probe:
             sampled: list[list[bool] | None] = [None] * len(answers)
             agree = None
             if not enough:
-                sampled, agree = self.tries(best)
+                sampled, agree = self.tries(best, answers)
         return Evidence(
             rows={"train": len(self.parts.train) + len(self.parts.dev), "dev": len(self.parts.dev),
                   "test": len(answers)},
@@ -156,17 +165,22 @@ class Probe:
             self.report(f"with the gold context: {sum(one.passed for one in answers)} of {len(rows)} right")
         return found
 
-    def tries(self, best: Prompt) -> tuple[list[list[bool] | None], float]:
-        """Eight answers to each of the first rows, and how far they agree."""
-        some = self.parts.test[:TRIED_ROWS]
-        repeated = [example for example in some for _ in range(TRIES)]
-        answers = self.graded(repeated, best, temperature=TEMPERATURE)
-        eights = [answers[start : start + TRIES] for start in range(0, len(answers), TRIES)]
+    def tries(self, best: Prompt, greedy: Sequence[Graded]) -> tuple[list[list[bool] | None], float]:
+        """Eight answers to each of the first rows, and how far they agree; half of the rows, where those settle it."""
+        eights: list[list[Graded]] = []
+        for start in range(0, TRIED_ROWS, TRIED_ROWS // 2):
+            some = self.parts.test[start : min(start + TRIED_ROWS // 2, TRIED_ROWS)]
+            if settled([any(one.passed for one in eight) for eight in eights], greedy):
+                self.advance(TRIES * len(some))
+                self.left -= TRIES * len(some)
+                break
+            repeated = [example for example in some for _ in range(TRIES)]
+            answers = self.graded(repeated, best, temperature=TEMPERATURE)
+            eights += [answers[first : first + TRIES] for first in range(0, len(answers), TRIES)]
         found = [[one.passed for one in eight] for eight in eights]
         self.report(f"eight tries: {sum(map(any, found))} of {len(found)} right at least once")
-        return [*found, *[None] * (len(self.parts.test) - len(found))], fmean(
-            agreement([one.output for one in eight]) for eight in eights
-        )
+        unasked = [None] * (len(self.parts.test) - len(found))
+        return [*found, *unasked], fmean(agreement([one.output for one in eight]) for eight in eights)
 
     def graded(
         self, examples: Sequence[Example], prompt: Prompt, *, context: str | None = None, temperature: float = 0.0
