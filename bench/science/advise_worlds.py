@@ -80,7 +80,7 @@ def summary(advice: Advice, expected: str) -> dict[str, Any]:
         "with_context": limits(found.context),
         "one_of_eight": limits(found.tries),
         "agreement": evidence.agreement,
-        "form_share": found.form_share,
+        "form_share": limits(found.form),
         "mistakes": {kind: mistakes.count(kind) for kind in sorted(set(mistakes))},
         "proposal": advice.proposal.model_dump(exclude={"run_file"}) if advice.proposal else None,
         "answers": advice.answers,

@@ -24,8 +24,8 @@ import yaml
 from residency import durable
 from residency.advisor.decide import Choice, Decision, Evidence, decide, what_would_change
 from residency.advisor.endpoint import endpoint
-from residency.advisor.notebook import Ask, Notebook
-from residency.advisor.probe import Parts, Probe, deciding, split
+from residency.advisor.notebook import Notebook
+from residency.advisor.probe import Fits, Parts, Probe, deciding, split
 from residency.advisor.prompts import asked
 from residency.config.graders import Grader, Multi
 from residency.config.load import load_run
@@ -88,10 +88,10 @@ def advise(task: Task, record: RunFolder, hosted: Hosted | None = None) -> Advic
     examples = load_task_examples(task)
     parts = split(examples, task.seed)
     graders, reason = graders_of(task, examples)
-    notebook = open_notebook(task, examples, hosted, record / "answers.jsonl")
+    notebook, fits = open_notebook(task, examples, hosted, record / "answers.jsonl")
     record.say("split", f"{len(parts.test)} rows are kept untouched for the test, the prompt is chosen on "
                f"{len(parts.dev)}, worked examples come from {len(parts.train)}")  # fmt: skip
-    evidence = Probe(task, graders, parts, notebook, record.say).run()
+    evidence = Probe(task, graders, parts, notebook, record.say, fits).run()
     decision = decide(evidence, task.seed)
     found = Advice(
         task=task.name,
@@ -126,13 +126,12 @@ def graders_of(task: Task, examples: Sequence[Example]) -> tuple[list[Grader], s
     return graders, reason
 
 
-def open_notebook(task: Task, examples: Sequence[Example], hosted: Hosted | None, path: Path) -> Notebook:
-    ask: Ask
+def open_notebook(task: Task, examples: Sequence[Example], hosted: Hosted | None, path: Path) -> tuple[Notebook, Fits]:
     if hosted:
         longest = max(len(example.reference) for example in examples)
         most = _limit(task) or max(FEWEST_ENDPOINT_TOKENS, longest)  # a token has at least a character
         ask = endpoint(hosted.url, hosted.model, most)
-        return Notebook(path, {"url": hosted.url, "model": hosted.model, "tokens": most}, ask)
+        return Notebook(path, {"url": hosted.url, "model": hosted.model, "tokens": most}, ask), lambda question: True
     from residency.advisor.local import local_model
     from residency.data.render import renderer_for
     from residency.models.load import load_tokenizer
@@ -141,8 +140,8 @@ def open_notebook(task: Task, examples: Sequence[Example], hosted: Hosted | None
     renderer = renderer_for(load_tokenizer(task.model))
     longest = longest_tokens(renderer, [example.reference for example in examples])
     most = _limit(task) or math.ceil(longest * 1.25) + 16
-    ask = local_model(task.model, renderer, max_new_tokens=most, batch_size=task.batch_size, seed=task.seed)
-    return Notebook(path, {"model": task.model.model_dump(), "tokens": most, "seed": task.seed}, ask)
+    ask, fits = local_model(task.model, renderer, max_new_tokens=most, batch_size=task.batch_size, seed=task.seed)
+    return Notebook(path, {"model": task.model.model_dump(), "tokens": most, "seed": task.seed}, ask), fits
 
 
 def _limit(task: Task) -> int | None:

@@ -72,8 +72,8 @@ class Evidence(Record):
 class Figures:
     right: Interval
     """With the best prompt."""
-    form_share: float
-    """Of the wrong answers."""
+    form: Interval | None
+    """Mistakes of form, of all mistakes; null where there are none."""
     context: Interval | None
     context_gain: float
     context_p_value: float
@@ -126,7 +126,7 @@ def figures_of(evidence: Evidence, rows: Sequence[int]) -> Figures:
     plain = max(score.right.value for score in evidence.prompts if not score.few_shot)
     return Figures(
         right=wilson(sum(passed), len(passed)),
-        form_share=sum(mistake in FORM for mistake in mistakes) / max(len(mistakes), 1),
+        form=wilson(sum(mistake in FORM for mistake in mistakes), len(mistakes)) if mistakes else None,
         context=wilson(sum(right for _, right in gold), len(gold)) if gold else None,
         context_gain=sum(gold_gains) / max(len(gold), 1),
         context_p_value=mcnemar_exact(gold_gains.count(1), gold_gains.count(-1)),
@@ -156,9 +156,9 @@ def choose(found: Figures, target: float, enough_rows: bool) -> tuple[Choice, li
             f"Too few rows to tell: at least {FEWEST_TEST_ROWS} to test on and {FEWEST_TRAINING_ROWS} to train on are "
             f"needed, {FEWEST_TEST_ROWS + FEWEST_TRAINING_ROWS + 10} in all."
         ]
-    if found.form_share >= MOST:
+    if found.form and found.form.value >= MOST:
         return "fine-tune", [
-            f"{found.form_share:.0%} of the mistakes are of form (they do not parse, or break the task's format, style "
+            f"{_share(found.form)} of the mistakes are of form (they do not parse, or break the task's format, style "
             "or conventions). Examples teach form; a prompt has not."
         ]
     tries, context = (found.tries.value if found.tries else 0.0), (found.context.value if found.context else 0.0)
@@ -197,6 +197,7 @@ def _share(interval: Interval) -> str:
 def what_would_change(evidence: Evidence, choice: Choice) -> list[str]:
     """For each branch that was not taken, what it would have needed."""
     found = figures_of(evidence, range(len(evidence.passed)))
+    form = found.form.value if found.form else 0.0
     said: dict[Choice, str] = {
         "prompt": f"The prompt would be enough if its lower limit reached {evidence.target:.0%}; it is at "
         f"{found.right.low:.0%}.",
@@ -204,7 +205,7 @@ def what_would_change(evidence: Evidence, choice: Choice) -> list[str]:
         f"beyond chance; it gains {100 * found.context_gain:+.0f} (p = {found.context_p_value:.2g})."
         if found.context
         else "Retrieval was not measured: no row has a context. Add the text in which the answer stands to each row.",
-        "fine-tune": f"Fine-tuning would be the choice if half of the mistakes were of form ({found.form_share:.0%} "
+        "fine-tune": f"Fine-tuning would be the choice if half of the mistakes were of form ({form:.0%} "
         f"are), or if the best prompt were right in {WORKS:.0%} ({found.right.value:.0%}).",
         "reinforcement": f"Reinforcement would be the choice if eight tries gained {100 * REINFORCEMENT_GAIN:.0f} "
         f"points over one; they gain {100 * found.tries_gain:+.0f}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,8 +22,13 @@ if TYPE_CHECKING:
     from residency.data.render import Renderer
 
 
-def local_model(model: Model, renderer: Renderer, *, max_new_tokens: int, batch_size: int, seed: int) -> Ask:
-    """The untuned model as it is served: bf16 on a GPU, fp32 on a processor. Raises ModelError, ResourceError."""
+def local_model(
+    model: Model, renderer: Renderer, *, max_new_tokens: int, batch_size: int, seed: int
+) -> tuple[Ask, Callable[[Question], bool]]:
+    """The untuned model as it is served: bf16 on a GPU, fp32 on a processor. Also tells what its context holds.
+
+    Raises ModelError, ResourceError.
+    """
     cuda = torch.cuda.is_available()
     dtype, device = (torch.bfloat16, torch.device("cuda")) if cuda else (torch.float32, torch.device("cpu"))
     torch.set_num_threads(cpu_cores() - min(round(busy_cores()), cpu_cores() - 1))
@@ -42,7 +47,11 @@ def local_model(model: Model, renderer: Renderer, *, max_new_tokens: int, batch_
             )  # fmt: skip
             yield from zip(batch, _answer(engine, renderer, [prompts[i] for i in batch], settings), strict=True)
 
-    return ask
+    def fits(question: Question) -> bool:
+        length = len(renderer.prompt_ids(question.messages, question.tools)) + max_new_tokens
+        return length <= int(engine.model.config.get_text_config().max_position_embeddings)
+
+    return ask, fits
 
 
 def _answer(

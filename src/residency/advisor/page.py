@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from residency.advisor.advice import Advice, Proposal
-from residency.advisor.decide import Choice, Figures, figures_of
+from residency.advisor.decide import Choice, Evidence, Figures, figures_of
 from residency.advisor.mistakes import FORM, MISTAKES
-from residency.evals.wording import duration, memory
+from residency.evals.stats import paired_bootstrap
+from residency.evals.wording import duration, memory, points
 from residency.records import Interval
 
 TITLES: dict[Choice, str] = {
@@ -74,8 +77,26 @@ def _numbers(advice: Advice, found: Figures) -> str:
     if found.tries:
         lines.append(_line("test, one of 8 tries at T = 0.8", found.tries))
     lines += [_line(f"dev, {score.name}", score.right) for score in evidence.prompts]
-    agree = "" if evidence.agreement is None else f"\n\nOf two of the 8 tries {evidence.agreement:.0%} say the same."
-    return "\n".join(lines) + agree
+    return "\n".join(lines) + "\n\n" + " ".join(_gains(evidence))
+
+
+def _gains(evidence: Evidence) -> list[str]:
+    """Paired with the best prompt on the same rows."""
+    said = []
+    gold = [(before, after) for before, after in zip(evidence.passed, evidence.with_context, strict=True)
+            if after is not None]  # fmt: skip
+    tries = [(before, any(eight)) for before, eight in zip(evidence.passed, evidence.sampled, strict=True) if eight]
+    for name, pairs in (("The gold context gains", gold), ("Eight tries gain", tries)):
+        if pairs:
+            said.append(f"{name} {_gain([before for before, _ in pairs], [after for _, after in pairs])}.")
+    if evidence.agreement is not None:
+        said.append(f"Of two of the eight tries {evidence.agreement:.0%} say the same.")
+    return said
+
+
+def _gain(before: Sequence[float], after: Sequence[float]) -> str:
+    gain = paired_bootstrap(before, after)
+    return f"{points(gain.value)} points ({points(gain.low)} to {points(gain.high)})"
 
 
 def _line(name: str, interval: Interval) -> str:
@@ -112,10 +133,10 @@ def _ceiling(advice: Advice, found: Figures) -> str:
     evidence, now = advice.evidence, f"{found.right.value:.0%} now"
     match advice.decision.choice:
         case "fine-tune" | "pilot":
-            mended = sum(right or evidence.mistakes[row] in FORM for row, right in enumerate(evidence.passed))
+            mended = [float(right or evidence.mistakes[row] in FORM) for row, right in enumerate(evidence.passed)]
             return (
-                f"Were every mistake of form mended and nothing else, {mended} of {len(evidence.passed)} would be "
-                f"right ({now}). What training makes of it, the run measures."
+                f"Were every mistake of form mended and nothing else: {_gain(evidence.passed, mended)} over "
+                f"{now}. What training makes of it, the run measures."
             )
         case "reinforcement" if found.tries:
             return (

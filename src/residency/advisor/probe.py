@@ -12,7 +12,7 @@ from rapidfuzz import fuzz
 from residency.advisor.decide import REINFORCEMENT_GAIN, SOMETIMES, Evidence, PromptScore
 from residency.advisor.mistakes import Mistake, Vocabulary, agreement, mistake_of, read_vocabulary
 from residency.advisor.notebook import Notebook, Question
-from residency.advisor.prompts import Prompt, context_of, conversation, prompts
+from residency.advisor.prompts import Prompt, asked, context_of, conversation, prompts
 from residency.config.graders import Grader, JsonMatch, LabelModel, StringCheck
 from residency.config.task import Task
 from residency.data.messages import Example
@@ -35,6 +35,8 @@ TEST_ROWS, DEV_ROWS = (100, 300), (50, 100)
 
 Say: TypeAlias = Callable[[str, str], None]
 """Takes an event's kind and its sentence."""
+Fits: TypeAlias = Callable[[Question], bool]
+"""Whether the model's context holds a question and its answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +108,19 @@ def answers_at_most(parts: Parts, tried: int, context_field: str) -> int:
 class Probe:
     """One probe of one model; every answer goes through the notebook."""
 
-    def __init__(self, task: Task, graders: list[Grader], parts: Parts, notebook: Notebook, say: Say) -> None:
-        self.task, self.graders, self.parts, self.notebook, self.say = task, graders, parts, notebook, say
+    def __init__(
+        self, task: Task, graders: list[Grader], parts: Parts, notebook: Notebook, say: Say,
+        fits: Fits = lambda question: True,
+    ) -> None:  # fmt: skip
+        self.task, self.graders, self.parts = task, graders, parts
+        self.notebook, self.say, self.fits = notebook, say, fits
         self.decider = deciding(graders)
         self.vocabulary: Vocabulary = read_vocabulary([one.reference for one in (*parts.train, *parts.dev)])
         self.left = 0
 
     def run(self) -> Evidence:
         """Raises ModelError, GraderError, ResourceError; what was answered until then is kept."""
-        tried = prompts(self.parts.train, self.task.instructions, self.task.seed)
+        tried = self.with_room(prompts(self.parts.train, self.task.instructions, self.task.seed))
         self.left = answers_at_most(self.parts, len(tried), self.task.context)
         with track("asking", self.left) as self.advance:
             best, ranked = self.choose_prompt(tried)
@@ -134,6 +140,23 @@ class Probe:
             mistakes=[self.mistake(*pair) for pair in zip(answers, self.parts.test, strict=True)],
             with_context=gold, sampled=sampled, agreement=agree,
         )  # fmt: skip
+
+    def with_room(self, tried: list[Prompt]) -> list[Prompt]:
+        """The prompts that leave room for every row, as far as the longest rows tell."""
+        rows = sorted((*self.parts.dev, *self.parts.test), key=lambda row: len(str(asked(row, self.task.context))))[-3:]
+
+        def fits(prompt: Prompt) -> bool:
+            return all(self.fits(Question(conversation(row, prompt, self.task.context), row.tools)) for row in rows)
+
+        fitting = [prompt for prompt in tried if fits(prompt)]
+        if not fitting:
+            raise DataError(
+                f"the model's context does not hold {rows[-1].origin} and its answer", param=str(rows[-1].origin),
+                code="too_long", hint="shorten the longest rows, or take a model with a longer context",
+            )  # fmt: skip
+        if left_out := [prompt.name for prompt in tried if prompt not in fitting]:
+            self.say("no_room", f"not tried, for the model's context does not hold them: {', '.join(left_out)}")
+        return fitting
 
     def choose_prompt(self, tried: list[Prompt]) -> tuple[Prompt, list[PromptScore]]:
         """Every prompt on the first development rows, the best few on all; ties go to the plainer one."""

@@ -93,7 +93,7 @@ def give(
         from residency.advisor.pilots import run_pilots
 
         assert found.proposal is not None
-        untuned = sum(found.evidence.passed) / len(found.evidence.passed)
+        untuned = 0.0 if url else sum(found.evidence.passed) / len(found.evidence.passed)  # a hosted one is another
         forecast = run_pilots(
             Path(found.proposal.run_file), record,
             lambda config, runs, resume: pipeline.run(config, runs, resume=resume, listener=record.listener),
