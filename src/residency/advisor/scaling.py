@@ -1,7 +1,8 @@
 """How many examples: the errors at nested subsets, the rectified scaling law through them, and what twice would bring.
 
-The law is error(D) = B / (D_l + D^beta) + E (arXiv 2402.02314): until the data outweigh D_l, what the model has learnt
-before, the curve is flat (the pre-power phase); after that it falls as a power towards E.
+The law is loss(D) = B / (D_l + D^beta) + E (arXiv 2402.02314): until the data outweigh D_l, what the model has learnt
+before, the curve is flat (the pre-power phase); after that it falls as a power towards E. A right answer is several
+right decisions in a row, so the share of right answers is (1 - loss)^k, which is why it may rise late and steeply.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from residency.records import Interval, Record
 FURTHEST = 4.0
 """Beyond so many times the rows nothing is said."""
 BOOTSTRAPS = 200
-BETAS = np.linspace(0.1, 1.0, 10)
-PRE_LEARNED = np.array([0.0, 0.25, 0.5, 1.0, 2.0, 4.0])
+DECISIONS = (1, 2, 4, 8, 16)
+"""k: how many decisions an answer may consist of."""
+BETAS = np.linspace(0.1, 2.0, 20)
+"""Up to 1 for the loss of converged runs; small subsets also train for fewer steps, which makes the curve steeper."""
+PRE_LEARNT = np.array([0.0, 0.25, 0.5, 1.0, 2.0, 4.0])
 """D_l as multiples of D^beta at the largest subset."""
-TRAINING_NOISE = 0.02
+TRAINING_NOISE = 0.04
 """What another seed changes, as a share of right answers; two seeds at the smallest subset correct it."""
 PRIOR_PAIRS = 2.0
 FEWEST_POINTS = 3
@@ -63,51 +67,66 @@ def forecast(points: Sequence[Point], *, times: float = 2.0, untuned: float = 0.
     random = np.random.default_rng(seed)
     largest = sizes[-1]
     now_and_then = np.array([largest, largest * times])
-    value = float(-np.diff(fit(rows, 1 - passed.mean(1), now_and_then))[0])
+    curves, weights = fit(rows, passed.mean(1), now_and_then, _spread(passed, noise))
+    value = float(weights @ (curves[:, 1] - curves[:, 0]))
     drawn = []
     for _ in range(BOOTSTRAPS):
-        some = random.integers(passed.shape[1], size=passed.shape[1])
-        errors = 1 - passed[:, some].mean(1) + random.normal(0, noise, len(points))
-        gain = -np.diff(fit(rows, errors, now_and_then))[0]
-        drawn.append(gain + random.normal(0, noise * np.sqrt(2)))
+        some = passed[:, random.integers(passed.shape[1], size=passed.shape[1])]
+        shares = np.clip(some.mean(1) + random.normal(0, noise, len(points)), 0, 1)
+        curves, weights = fit(rows, shares, now_and_then, _spread(passed, noise))
+        now, then = curves[random.choice(len(weights), p=weights)]
+        drawn.append(then - now + random.normal(0, noise * np.sqrt(2)))
     low, high = np.quantile(drawn, [0.025, 0.975])
-    shares = {size: _share(passed[rows == size].mean(0), noise) for size in sizes}
     return Forecast(
-        rows=largest, then=round(largest * times), shares=shares,
+        rows=largest, then=round(largest * times),
+        shares={size: _share(passed[rows == size].mean(0), noise) for size in sizes},
         gain=Interval(value=value, low=float(min(low, value)), high=float(max(high, value)), n=passed.shape[1]),
         refused=refusal(rows, passed, times, untuned),
     )  # fmt: skip
 
 
-def fit(rows: NDArray[np.float64], errors: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The law's error at sizes `at`, by least squares over a grid of beta and D_l with B and E not negative.
+def fit(
+    rows: NDArray[np.float64], shares: NDArray[np.float64], at: NDArray[np.float64], spread: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The shares of right answers that the law gives at sizes `at`, one row a curve, and how likely each curve is.
 
-    With both given, the law is linear in B and E and has a closed form, so there are no local minima to fall into. The
-    curve is the mean over the grid, weighted by how well each fits: four points do not single out one.
+    A grid over k, beta and D_l; with those given the law is linear in B and E and has a closed form, so there are no
+    local minima to fall into, and neither B nor E is negative. Four sizes do not single out one curve, so all are kept.
+    `spread` is the standard error of each share.
     """
-    largest = rows.max()
     beta = BETAS[:, None]
-    offset = PRE_LEARNED[None, :] * largest**beta
+    offset = PRE_LEARNT[None, :] * rows.max() ** beta
     shape = (1 / (offset[..., None] + rows ** beta[..., None])).reshape(-1, len(rows))
     ahead = (1 / (offset[..., None] + at ** beta[..., None])).reshape(-1, len(at))
-    slope, floor = _not_negative(shape, errors)
-    residual = ((slope[:, None] * shape + floor[:, None] - errors) ** 2).sum(1)
-    scale = max(residual.min() / max(len(rows) - 2, 1), 1e-4)
-    weight = np.exp(-(residual - residual.min()) / (2 * scale))
-    curves: NDArray[np.float64] = slope[:, None] * ahead + floor[:, None]
-    found: NDArray[np.float64] = (weight[:, None] * curves).sum(0) / weight.sum()
-    return found
+    curves, misfits = [], []
+    for k in DECISIONS:
+        inner = np.clip(shares, 0.25 * spread, 1.0)
+        losses = 1 - inner ** (1 / k)
+        trust = (k * inner ** (1 - 1 / k) / spread) ** 2  # the error of a loss, by the slope of the k-th root
+        slope, floor = _not_negative(shape, losses, trust / trust.sum())
+        fitted = np.clip(1 - slope[:, None] * shape - floor[:, None], 0, 1) ** k
+        misfits.append((((fitted - shares) / spread) ** 2).sum(1))
+        curves.append(np.clip(1 - slope[:, None] * ahead - floor[:, None], 0, 1) ** k)
+    misfit = np.concatenate(misfits)
+    likely = np.exp(-(misfit - misfit.min()) / 2)
+    return np.concatenate(curves), likely / likely.sum()
 
 
 def _not_negative(
-    shape: NDArray[np.float64], errors: NDArray[np.float64]
+    shape: NDArray[np.float64], losses: NDArray[np.float64], trust: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Least squares of `errors` on slope * shape + floor, row by row of `shape`, neither of them below zero."""
-    centred = shape - shape.mean(1, keepdims=True)
-    slope = np.maximum((centred * (errors - errors.mean())).sum(1) / (centred**2).sum(1), 0.0)
-    floor = errors.mean() - slope * shape.mean(1)
-    through_zero = np.maximum((shape * errors).sum(1) / (shape**2).sum(1), 0.0)
+    """Weighted least squares of `losses` on slope * shape + floor, for each row of `shape`, with neither below zero."""
+    mean, level = shape @ trust, float(losses @ trust)
+    centred = shape - mean[:, None]
+    slope = np.maximum((centred * (losses - level)) @ trust / (centred**2 @ trust), 0.0)
+    floor = level - slope * mean
+    through_zero = np.maximum((shape * losses) @ trust / (shape**2 @ trust), 0.0)
     return np.where(floor < 0, through_zero, slope), np.maximum(floor, 0.0)
+
+
+def _spread(passed: NDArray[np.float64], noise: float) -> NDArray[np.float64]:
+    """The standard error of each point, shape (points,)."""
+    return np.array([np.hypot(_standard_error(row), noise) for row in passed])
 
 
 def refusal(rows: NDArray[np.float64], passed: NDArray[np.float64], times: float, untuned: float) -> str | None:

@@ -46,8 +46,10 @@ def curve(
 
 def test_the_law_is_found_where_there_is_no_noise() -> None:
     rows = np.array([25.0, 50.0, 100.0, 200.0, 400.0])
-    found = fit(rows, np.array([power(x) for x in rows]), np.array([200.0, 400.0, 800.0]))
-    assert found == pytest.approx([power(200), power(400), power(800)], abs=0.01)
+    shares = np.array([1 - power(x) for x in rows])
+    curves, weights = fit(rows, shares, np.array([200.0, 400.0, 800.0]), np.full(5, 0.005))
+    assert weights.sum() == pytest.approx(1)
+    assert weights @ curves == pytest.approx([1 - power(200), 1 - power(400), 1 - power(800)], abs=0.015)
 
 
 def test_the_interval_covers_the_measured_gain_of_twice_the_rows() -> None:
