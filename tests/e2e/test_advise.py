@@ -35,7 +35,7 @@ def test_a_task_becomes_a_page_and_a_run_that_trains(task: Path) -> None:
         "residency train advice/colors/run",
     ):
         assert part in outcome.stdout
-    assert "zero-shot: 0% of 24 development rows right" in outcome.stderr
+    assert "zero-shot: 0% of 20 development rows right" in outcome.stderr
     assert "min left)" in outcome.stderr
     assert Path("advice/colors/advice.md").read_text().startswith("# Fine-tune\n")
     config = load_run(Path("advice/colors/run.yaml"))
@@ -75,7 +75,7 @@ def test_ctrl_c_loses_nothing(task: Path) -> None:
     outcome = residency("advise", "task.yaml", "--json")
     assert outcome.exit_code == 0, outcome.stderr
     assert answers.read_text().splitlines()[: len(before)] == before
-    assert outcome.json["advice"]["answers"] < 7 * 24 + 3 + 50 + 400 - len(before) + 1
+    assert outcome.json["advice"]["answers"] < 7 * 20 + 3 * 5 + 50 + 400 - len(before) + 1
 
 
 def test_pilots_say_what_more_rows_would_bring(task: Path) -> None:

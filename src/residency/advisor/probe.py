@@ -27,7 +27,7 @@ TRIES = 8
 TEMPERATURE = 0.8
 TRIED_ROWS = 64
 """Rows of the test that are answered eight times."""
-SCREENED_ROWS = 24
+SCREENED_ROWS = 20
 """Development rows that every prompt is tried on; the FINALISTS are tried on all."""
 FINALISTS = 3
 FEWEST_ROWS = 12
