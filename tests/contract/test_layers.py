@@ -24,6 +24,7 @@ LAYERS = [
     {"evals"},
     {"methods"},
     {"stages"},
+    {"advisor"},
     {"exports"},
     {"pipeline"},
     {"cli"},

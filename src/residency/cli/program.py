@@ -12,7 +12,21 @@ from typing import Annotated
 import typer
 
 from residency import progress
-from residency.cli import chat, check, compare, convert, estimate, evaluate, export, models, report, runs, select, train
+from residency.cli import (
+    advise,
+    chat,
+    check,
+    compare,
+    convert,
+    estimate,
+    evaluate,
+    export,
+    models,
+    report,
+    runs,
+    select,
+    train,
+)
 from residency.cli.output import print_answer, print_error, print_line
 from residency.errors import Interrupted, ResidencyError
 
@@ -38,6 +52,7 @@ app = typer.Typer(
     epilog="**Exit codes**\n\n" + "\n".join(f"- {code}: {meaning}" for code, meaning in EXIT_CODES.items()),
     rich_markup_mode="markdown",
 )
+advise.add_to(app)
 train.add_to(app)
 evaluate.add_to(app)
 compare.add_to(app)

@@ -17,6 +17,7 @@ from residency.cli.program import EXIT_CODES, bug
 
 README = Path(__file__).parents[3] / "README.md"
 COMMANDS = [
+    ["advise"],
     ["train"],
     ["eval"],
     ["chat"],

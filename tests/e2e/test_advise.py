@@ -1,0 +1,105 @@
+"""`residency advise` on a tiny model, from the examples to the run, and on to the pilots."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from residency.config.load import load_run
+from tests.e2e.conftest import residency, write_run
+from tests.e2e.tiny import rows, write_rows
+
+
+@pytest.fixture
+def task(project: Path, tiny_model: Path) -> Path:
+    write_rows(project / "examples.jsonl", rows(100))
+    return write_run(
+        project / "task.yaml", name="colors", model={"id": str(tiny_model)}, examples="examples.jsonl", batch_size=128
+    )
+
+
+def test_a_task_becomes_a_page_and_a_run_that_trains(task: Path) -> None:
+    outcome = residency("advise", "task.yaml")
+    assert outcome.exit_code == 0, outcome.stderr
+    for part in (
+        "Fine-tune",
+        "What was measured",
+        "What would change this advice",
+        "residency train advice/colors/run",
+    ):
+        assert part in outcome.stdout
+    assert "zero-shot: 0% of 20 development rows right" in outcome.stderr
+    assert "min left)" in outcome.stderr
+    assert Path("advice/colors/advice.md").read_text().startswith("# Fine-tune\n")
+    config = load_run(Path("advice/colors/run.yaml"))
+    assert config.eval.few_shot in (0, 4, 8)
+    trained = {json.loads(line)["prompt"] for line in Path(config.data.train).read_text().splitlines()}
+    tested = {json.loads(line)["prompt"] for line in Path("advice/colors/test.jsonl").read_text().splitlines()}
+    assert (len(trained), len(tested)) == (50, 50)
+    assert not trained & tested
+
+
+def test_a_lone_file_of_examples_is_enough_and_json_is_one_object(task: Path, tiny_model: Path) -> None:
+    outcome = residency("advise", "examples.jsonl", "--model", tiny_model, "--json", "--set", "batch_size=128")
+    assert outcome.exit_code == 0, outcome.stderr
+    advice = outcome.json["advice"]
+    assert advice["decision"]["choice"] == "fine-tune"
+    assert advice["evidence"]["rows"] == {"train": 50, "dev": 25, "test": 50}
+    estimate = residency("estimate", "advice/examples/run.yaml", "--json").json
+    assert advice["proposal"]["memory_bytes"] > 1_000_000
+    assert advice["proposal"]["steps"] == estimate["steps"]
+
+
+def test_ctrl_c_loses_nothing(task: Path) -> None:
+    program = "import sys; from residency.cli import main; sys.exit(main())"
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, "advise", "task.yaml", "--set", "batch_size=4"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    answers, deadline = Path("advice/colors/answers.jsonl"), time.monotonic() + 120
+    while not answers.exists() and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    child.send_signal(signal.SIGINT)
+    _, stderr = child.communicate(timeout=60)
+    assert child.returncode == 130, stderr
+    assert "nothing is lost: the same command goes on" in stderr
+    before = answers.read_text().splitlines()
+    assert before
+    outcome = residency("advise", "task.yaml", "--json")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert answers.read_text().splitlines()[: len(before)] == before
+    assert outcome.json["advice"]["answers"] < 7 * 20 + 3 * 5 + 50 + 400 - len(before) + 1
+
+
+def test_pilots_say_what_more_rows_would_bring(task: Path) -> None:
+    command = ["advise", "task.yaml", "--pilots", "--json"]
+    outcome = residency(*command)
+    assert outcome.exit_code == 0, outcome.stderr
+    forecast = outcome.json["forecast"]
+    assert list(forecast["shares"]) == ["12", "25", "50"]
+    assert forecast["then"] == 100
+    assert "## How many examples" in Path("advice/colors/advice.md").read_text()
+    assert outcome.stderr.count('"kind":"model"') == 4
+    again = residency(*command)
+    assert again.json["forecast"] == forecast
+    assert '"kind":"model"' not in again.stderr
+
+
+def test_what_cannot_be_advised_on_is_named(task: Path, tiny_model: Path) -> None:
+    write_rows(Path("few.jsonl"), rows(5))
+    few = residency("advise", "few.jsonl", "--model", tiny_model)
+    assert (few.exit_code, "5 examples are too few" in few.stderr) == (3, True)
+    similarity = 'graders=[{"type": "text_similarity"}]'
+    vague = residency("advise", "task.yaml", "--set", similarity)
+    assert (vague.exit_code, "no grader says whether an answer is right" in vague.stderr) == (8, True)
+    unknown = residency("advise", "task.yaml", "--set", "targt=0.5")
+    assert (unknown.exit_code, "did you mean target" in unknown.stderr) == (2, True)
+    nobody = residency("advise", "task.yaml", "--model-name", "x")
+    assert (nobody.exit_code, "add --model-url" in nobody.stderr) == (2, True)
