@@ -25,6 +25,8 @@ LAYERS = [
     {"stages"},
     {"exports"},
     {"pipeline"},
+    {"inference"},
+    {"server"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -64,6 +66,7 @@ def test_a_module_imports_only_from_its_own_layer_or_below(path: Path) -> None:
         "residency.data.validate",
         "residency.graders.score",
         "residency.records",
+        "residency.server.database.queue",
         "residency.cli",
     ],
 )
