@@ -17,10 +17,13 @@ FILE = "serve.json"
 def write_settings(settings: Settings) -> Path:
     """A database's address may hold a password, so neither a command line nor the environment carries it."""
     path = settings.home.absolute() / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY, 0o600)
-    os.close(descriptor)
-    durable.write_bytes(path, SETTINGS.dump_json(settings, indent=2))
+    aside = path.with_suffix(".part")
+    with durable.disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.unlink(missing_ok=True)
+        with os.fdopen(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+            file.write(SETTINGS.dump_json(settings, indent=2))
+        aside.replace(path)
     return path
 
 

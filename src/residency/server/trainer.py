@@ -8,24 +8,21 @@ failure is in the run's `error.json`.
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import sys
-import threading
-import time
 from pathlib import Path
 
 from residency.config.load import load_run
 from residency.errors import ResidencyError
 from residency.records import RunFolder
+from residency.server.supervise_watch import end_with_parent
 
 SECONDS_TO_SAVE = 20.0
 """How long a trainer whose worker has died may take for its last checkpoint."""
 
 
 def main(run_file: Path, runs: Path) -> int:
-    end_with_the_worker()
+    end_with_parent(SECONDS_TO_SAVE)
     try:
         train(run_file, runs)
     except ResidencyError as error:
@@ -49,19 +46,6 @@ def train(run_file: Path, runs: Path) -> None:
     from residency import pipeline
 
     pipeline.run(config, runs, resume=begun)
-
-
-def end_with_the_worker() -> None:
-    """Standard input is a pipe that the worker holds: where it closes, nobody follows this run any more."""
-
-    def watch() -> None:
-        while sys.stdin.buffer.read(4096):
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(SECONDS_TO_SAVE)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 if __name__ == "__main__":

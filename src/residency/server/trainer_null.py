@@ -1,6 +1,6 @@
 """Stands in for the trainer where no model is wanted: a run folder as a training of a few steps leaves it.
 
-    python -m residency.server.trainer_null JOB_FOLDER
+    python -m residency.server.trainer_null RUN_FILE RUNS
 
 For the tests of clients and of the queue (`--conformance-fixtures`): it starts in a fiftieth of a second, for it
 imports nothing but the standard library, and what it leaves is no model.
@@ -10,28 +10,27 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 STEPS = 4
 TOKENS = 8
-SECONDS_PER_STEP = 0.0
+STARTS = "starts.txt"
+"""A line for each time that this job was trained."""
 
 
-def main(job: Path) -> int:
-    run = job / "run"
+def main(run_file: Path, runs: Path) -> int:
+    run = runs / run_file.parent.name
     (run / "adapter").mkdir(parents=True, exist_ok=True)
-    with (job / "trained-by-nobody").open("a") as times:
-        times.write("once\n")
+    with (run_file.parent / STARTS).open("a") as starts:
+        starts.write("started\n")
     write(run / "resolved.json", {"config": {"adapter": {"kind": "lora"}, "train": {
-        "epochs": 1.0, "max_steps": None, "batch_size": 1, "learning_rate": 1e-4, "learning_rate_multiplier": 1.0,
+        "epochs": 1.0, "max_steps": None, "batch_size": 1, "micro_batch_tokens": 8, "learning_rate": 1e-4,
         "eval_every_steps": STEPS, "save_every_steps": STEPS}}, "reasons": {}})  # fmt: skip
     write(run / "audit.json", {"version": 1, "rows": {"train": STEPS, "eval": 0}})
     with (run / "metrics.jsonl").open("a") as metrics:
         for step in range(1, STEPS + 1):
             metrics.write(json.dumps(metric(step)) + "\n")
-            time.sleep(SECONDS_PER_STEP)
     write(run / "summary.json", {
         "version": 1, "status": "finished", "steps": STEPS, "epochs": 1.0, "best_step": None, "train_loss": 1.0 / STEPS,
         "eval_loss": None, "rows": {"train": STEPS}, "tokens": STEPS * TOKENS, "trained_tokens": STEPS * TOKENS,
@@ -50,4 +49,4 @@ def write(path: Path, value: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))

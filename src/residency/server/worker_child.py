@@ -22,6 +22,8 @@ PROCESS = "trainer.json"
 LOG = "trainer.log"
 SECONDS_TO_STOP = 120.0
 """A trainer that is asked to stop does so at its next step, and writes a checkpoint."""
+NICENESS = 10
+"""On a CPU a trainer gives way to whoever waits for an answer."""
 LOG_SHOWN = 2000
 
 
@@ -32,13 +34,17 @@ def start_trainer(program: str, work: Path, runs: Path, device: str) -> subproce
             [sys.executable, "-m", program, str(work / "run.yaml"), str(runs)],
             stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, env=environment(device),
         )  # fmt: skip
-    born = psutil.Process(process.pid).create_time()
+    child = psutil.Process(process.pid)
+    if device == "cpu":
+        with suppress(psutil.Error):
+            child.nice(NICENESS)
+    born = child.create_time()
     durable.write_json(work / PROCESS, {"host": socket.gethostname(), "pid": process.pid, "born": born})
     return process
 
 
 def environment(device: str) -> dict[str, str]:
-    """A trainer sees the one device that was leased for it; on a CPU it gives way to whoever waits for an answer."""
+    """A trainer sees the one device that was leased for it."""
     kind, _, number = device.partition(":")
     shown = {"CUDA_VISIBLE_DEVICES": number} if kind == "cuda" else {}
     return {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", **shown}

@@ -19,7 +19,7 @@ BEAT_SECONDS = 1.0
 
 
 class Pulse:
-    """`wanted` is what the client asked for; `lost` means that the work is no longer ours, and nothing may be written."""
+    """`wanted` is what the client asked for; `lost` means that the work is no longer ours: nothing may be written."""
 
     def __init__(self, database: Database, work: Job | EvalRun | Batch, device: str | None) -> None:
         self.database, self.work, self.device = database, work, device
