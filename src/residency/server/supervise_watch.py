@@ -13,7 +13,7 @@ def end_with_parent(seconds_to_stop: float) -> None:
     """Standard input is a pipe that only the parent holds; it closes with the parent. SIGTERM first, then the end."""
 
     def watch() -> None:
-        while sys.stdin.buffer.read(4096):
+        while os.read(sys.stdin.fileno(), 4096):
             pass
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(seconds_to_stop)

@@ -39,7 +39,7 @@ def complete(attempt: Attempt, log_metrics: LogMetrics) -> None:
         release(
             session, job, "succeeded", progress=notes | {"open": False}, finished_at=time.time(),
             fine_tuned_model=notes["name"], result_files=[notes["result_file"]], trained_tokens=summary.tokens,
-            estimated_finish=None, extensions=job.extensions | {"report": summary.model_dump(mode="json")},
+            estimated_finish=None, extensions=job.extensions | {"report": summary.model_dump(mode="json", exclude={"version", "environment"})},
         )  # fmt: skip
         session.add(File(id=notes["result_file"], project_id=job.project_id, filename=RESULT_FILE,
                          purpose="fine-tune-results", bytes=len(table)))  # fmt: skip
