@@ -65,11 +65,13 @@ class Project(Numbered, Table, kw_only=True):
     name: Mapped[str] = mapped_column(unique=True)
 
 
-class Owned(MappedAsDataclass, kw_only=True):
+class Owned(Numbered, kw_only=True):
+    """A row that belongs to a project; to others it is as if it were not there."""
+
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
 
 
-class Key(Numbered, Owned, Table, kw_only=True):
+class Key(Owned, Table, kw_only=True):
     __tablename__ = "keys"
     id: Mapped[str] = mapped_column(default_factory=lambda: new_id("key_"), unique=True)
     name: Mapped[str]
@@ -80,7 +82,7 @@ class Key(Numbered, Owned, Table, kw_only=True):
     revoked_at: Mapped[float | None] = mapped_column(default=None)
 
 
-class File(Numbered, Owned, Table, kw_only=True):
+class File(Owned, Table, kw_only=True):
     __tablename__ = "files"
     id: Mapped[str] = mapped_column(default_factory=lambda: new_id("file-"), unique=True)
     filename: Mapped[str]
@@ -90,7 +92,7 @@ class File(Numbered, Owned, Table, kw_only=True):
     expires_at: Mapped[float | None] = mapped_column(default=None)
 
 
-class Upload(Numbered, Owned, Table, kw_only=True):
+class Upload(Owned, Table, kw_only=True):
     __tablename__ = "uploads"
     id: Mapped[str] = mapped_column(default_factory=lambda: new_id("upload_"), unique=True)
     bytes: Mapped[int]
@@ -110,7 +112,7 @@ class UploadPart(Numbered, Table, kw_only=True):
     bytes: Mapped[int]
 
 
-class Job(Numbered, Owned, Work, Table, kw_only=True):
+class Job(Owned, Work, Table, kw_only=True):
     """A fine-tuning job."""
 
     __tablename__ = "jobs"
@@ -158,7 +160,7 @@ class Checkpoint(Numbered, Table, kw_only=True):
     metrics: Mapped[dict[str, Any]]
 
 
-class Model(Numbered, Owned, Table, kw_only=True):
+class Model(Owned, Table, kw_only=True):
     """A tuned model: a base and an adapter folder. Base models need no row."""
 
     __tablename__ = "models"
@@ -180,7 +182,7 @@ class Permission(Numbered, Table, kw_only=True):
     project_id: Mapped[str]
 
 
-class Eval(Numbered, Owned, Table, kw_only=True):
+class Eval(Owned, Table, kw_only=True):
     __tablename__ = "evals"
     id: Mapped[str] = mapped_column(default_factory=lambda: new_id("eval_"), unique=True)
     updated_at: Mapped[float] = mapped_column(default_factory=time.time)
@@ -190,7 +192,7 @@ class Eval(Numbered, Owned, Table, kw_only=True):
     labels: Mapped[dict[str, str] | None] = mapped_column("metadata", JSON_VALUE, default=None)
 
 
-class EvalRun(Numbered, Owned, Work, Table, kw_only=True):
+class EvalRun(Owned, Work, Table, kw_only=True):
     __tablename__ = "eval_runs"
     id: Mapped[str] = mapped_column(default_factory=lambda: new_id("evalrun_"), unique=True)
     status: Mapped[str] = mapped_column(default="queued", index=True)
@@ -215,7 +217,7 @@ class OutputItem(Numbered, Table, kw_only=True):
     results: Mapped[list[dict[str, Any]]]
 
 
-class Batch(Numbered, Owned, Work, Table, kw_only=True):
+class Batch(Owned, Work, Table, kw_only=True):
     __tablename__ = "batches"
     id: Mapped[str] = mapped_column(default_factory=lambda: new_id("batch_"), unique=True)
     status: Mapped[str] = mapped_column(default="validating", index=True)
@@ -231,7 +233,7 @@ class Batch(Numbered, Owned, Work, Table, kw_only=True):
     counts: Mapped[dict[str, Any]] = mapped_column(default_factory=lambda: {"total": 0, "completed": 0, "failed": 0})
 
 
-class StoredCompletion(Numbered, Owned, Table, kw_only=True):
+class StoredCompletion(Owned, Table, kw_only=True):
     """A chat completion that was asked for with `store: true`."""
 
     __tablename__ = "stored_completions"
