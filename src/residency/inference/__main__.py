@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import uvicorn
 
 from residency.errors import ConfigError, ResidencyError
 
@@ -21,9 +20,10 @@ DEVICE_LOST = 75
 
 
 def serve(
-    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    socket: Annotated[Path | None, typer.Argument(help="Unix socket to listen at, instead of a port.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen at, with --port.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen at.")] = None,
-    socket: Annotated[Path | None, typer.Option(help="Unix socket to listen at, instead of a port.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda:0, cuda:1 ...")] = "cpu",
     model: Annotated[str | None, typer.Option(help="Base model to load at once; others when asked for.")] = None,
     bases: Annotated[int, typer.Option(min=1, help="Base models in memory at once.")] = 1,
     adapters: Annotated[int, typer.Option(min=1, help="Adapters in memory at once, for each base.")] = 8,
@@ -33,30 +33,25 @@ def serve(
         int | None, typer.Option(min=16, help="Tokens of keys and values held at once; default: half the free memory.")
     ] = None,
     quantize: Annotated[bool, typer.Option("--quantize", help="Hold bases in 4-bit NF4, as QLoRA does.")] = False,
-    grace_seconds: Annotated[int, typer.Option(min=0, help="Time for answers under way when stopped.")] = 30,
+    grace_seconds: Annotated[int, typer.Option(min=0, help="Time for answers under way when stopped.")] = 10,
 ) -> None:
     """Serves base models and their adapters over HTTP, to one machine's own processes."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s inference %(levelname)s %(message)s")
+    logging.basicConfig(level=logging.INFO, format="inference %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         if (port is None) == (socket is None):
-            raise ConfigError("name either --port or --socket", hint="for example --port 8321", param="port")
+            raise ConfigError("name either a socket or a --port", hint="for example --port 8321", param="port")
         from residency.inference.batch import Limits
-        from residency.inference.start import server_for, settings_for
+        from residency.inference.start import listen, run_server, settings_for
 
         limits = Limits(rows=max_rows, cache_tokens=cache_tokens, adapters=adapters)
-        settings = settings_for(limits, bases=bases, max_waiting=max_waiting, quantize=quantize)
-        config = uvicorn.Config(
-            app="", host=host, port=port or 0, uds=str(socket) if socket else None, log_level="warning",
-            access_log=False, lifespan="on", timeout_graceful_shutdown=grace_seconds, server_header=False,
-        )  # fmt: skip
-        server, lost = server_for(settings, config, model)
-        server.run()
+        settings = settings_for(device, limits, bases=bases, max_waiting=max_waiting, quantize=quantize)
+        sound = run_server(settings, listen(socket, host, port), model, grace_seconds)
     except ResidencyError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
-    if lost.is_set():
-        os._exit(DEVICE_LOST)  # threads of a lost device cannot be joined
+    if not sound:
+        os._exit(DEVICE_LOST)  # the threads of a lost device cannot be joined
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from residency.errors import ConfigError, ResidencyError
+from residency.errors import RequestError, ResidencyError
 from residency.inference.chat import Chat
 from residency.inference.completions import Completion
 from residency.inference.host import Host, Place
@@ -63,7 +63,7 @@ async def read_body(request: Request) -> dict[str, Any]:
     except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict):
-        raise ConfigError("We could not parse the JSON body of your request", code="invalid_json")
+        raise RequestError("We could not parse the JSON body of your request", code="invalid_json")
     return body
 
 

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from residency.data.messages import Function
-from residency.errors import ConfigError, TemplateError
+from residency.errors import RequestError
 from residency.inference.grammar import ANY_OBJECT, JSON_OPTIONS, Constraint
 from residency.inference.host import Place
 from residency.inference.language import Language
 from residency.inference.requests import ChatRequest, NamedFunction, NamedTool
 from residency.inference.rows import Piece, Token
-from residency.inference.text import overlap
-from residency.inference.tools import CallShape, call_grammar, find_calls
+from residency.inference.tools import CallShape, call_grammar, find_calls, plain_end
 from residency.inference.work import Plan, Work, add_rows, usage
 
 
@@ -54,7 +53,7 @@ class Chat:
         self._offer = offered(asked, body, language)
         prompt = language.chat_prompt([m.plain() for m in asked.messages], self._offer.tools if self._offer else [])
         if asked.top_logprobs is not None and not asked.logprobs:
-            raise ConfigError("'top_logprobs' needs 'logprobs' to be true", param="top_logprobs", code="invalid_value")
+            raise RequestError("'top_logprobs' needs 'logprobs' to be true", param="top_logprobs", code="invalid_value")
         plan = Plan(
             prompt, asked.max_new_tokens, "messages", asked.n,
             top_logprobs=(asked.top_logprobs or 0) if asked.logprobs else None,
@@ -159,16 +158,6 @@ def finite(logprob: float | None) -> float | None:
     return None if logprob is None else max(logprob, -9999.0)
 
 
-def plain_end(text: str, shape: CallShape) -> int:
-    """How much of an unfinished answer is text for certain, and no call or the beginning of one."""
-    if shape.mark:
-        found = text.find(shape.mark)
-        end = found if found >= 0 else len(text) - overlap(text, shape.mark)
-    else:
-        end = 0 if text.lstrip()[:1] in ("", "{", "[") else len(text)
-    return len(text[:end].rstrip())
-
-
 def offered(asked: ChatRequest, body: dict[str, Any], language: Language) -> Offer | None:
     """What may be called; None where nothing. Raises where the model cannot be shown tools or its calls be read."""
     choice: Any = asked.tool_choice
@@ -181,11 +170,11 @@ def offered(asked: ChatRequest, body: dict[str, Any], language: Language) -> Off
     template = language.renderer.template
     if not template.writes_tools or language.calls is None:
         reason = "does not show tools to the model" if not template.writes_tools else "writes calls in an unknown form"
-        raise TemplateError(f"this model's chat template {reason}", param="tools", hint="leave 'tools' out")
+        raise RequestError(f"this model's chat template {reason}", param="tools", hint="leave 'tools' out")
     name = choice.name if isinstance(choice, NamedFunction) else None
     name = choice.function.name if isinstance(choice, NamedTool) else name
     if name is not None and not (tools := [tool for tool in tools if tool["function"]["name"] == name]):
-        raise ConfigError(f"Invalid value for 'tool_choice': no function {name!r} is offered", param="tool_choice")
+        raise RequestError(f"Invalid value for 'tool_choice': no function {name!r} is offered", param="tool_choice")
     return Offer(tools, language.calls, choice == "required" or name is not None, name is not None, legacy)
 
 
@@ -210,7 +199,7 @@ def answer_schema(asked: ChatRequest) -> tuple[dict[str, Any] | None, str]:
     if wanted.type == "json_object":
         return ANY_OBJECT, "response_format"
     if wanted.json_schema is None:
-        raise ConfigError("Missing required parameter: 'response_format.json_schema'",
+        raise RequestError("Missing required parameter: 'response_format.json_schema'",
                           param="response_format.json_schema", code="missing_required_parameter")  # fmt: skip
     schema = wanted.json_schema.schema_
     return ANY_OBJECT if schema is None else schema, f"response_format '{wanted.json_schema.name}'"

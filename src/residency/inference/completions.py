@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from residency.errors import ConfigError
+from residency.errors import RequestError
 from residency.inference.chat import finite
 from residency.inference.host import Place
 from residency.inference.language import Language
@@ -133,12 +133,12 @@ class LogprobTable:
 
 def refuse_unknown(asked: CompletionRequest) -> None:
     if asked.suffix:
-        raise ConfigError("'suffix' is not supported: these models only continue a text", param="suffix",
+        raise RequestError("'suffix' is not supported: these models only continue a text", param="suffix",
                           code="unsupported_parameter", hint="leave it out")  # fmt: skip
     if 1 < asked.best_of < asked.n:
-        raise ConfigError("'best_of' must be at least 'n'", param="best_of", code="invalid_value")
+        raise RequestError("'best_of' must be at least 'n'", param="best_of", code="invalid_value")
     if asked.stream and asked.best_of > asked.n:
-        raise ConfigError("'best_of' above 'n' cannot be streamed", param="best_of", code="invalid_value")
+        raise RequestError("'best_of' above 'n' cannot be streamed", param="best_of", code="invalid_value")
 
 
 def prompt_ids(asked: CompletionRequest, language: Language) -> list[list[int]]:
@@ -149,8 +149,8 @@ def prompt_ids(asked: CompletionRequest, language: Language) -> list[list[int]]:
     tokenizer = language.tokenizer
     start = next((id for id in (tokenizer.bos_token_id, tokenizer.eos_token_id) if id is not None), 0)
     if not ids:
-        raise ConfigError("'prompt' must not be an empty list", param="prompt", code="invalid_value")
+        raise RequestError("'prompt' must not be an empty list", param="prompt", code="invalid_value")
     if any(not 0 <= id < language.vocabulary for one in ids for id in one):
-        raise ConfigError("'prompt' holds token ids that this model does not know", param="prompt",
+        raise RequestError("'prompt' holds token ids that this model does not know", param="prompt",
                           code="invalid_value")  # fmt: skip
     return [one or [start] for one in ids]

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from residency.engine.memory import is_out_of_memory, release_memory
-from residency.errors import ResourceError, TrainingError
+from residency.errors import RequestError, ResourceError, TrainingError
 from residency.inference.batch import Batch
+from residency.inference.problems import TOO_MANY
 from residency.inference.rows import Row
 
 log = logging.getLogger(__name__)
@@ -31,13 +32,13 @@ class Decoder:
         self._thread.start()
 
     def submit(self, rows: Sequence[Row]) -> None:
-        """Raises ResourceError (`rate_limit_exceeded`) while too many rows wait already."""
+        """Raises RequestError (429) while too many rows wait already."""
         with self._wake:
             if self._stopping:
                 raise ResourceError("the model is being unloaded", code="unloading", hint="try again in a moment")
             if len(self.batch.waiting) >= self.max_waiting:
-                raise ResourceError(
-                    f"{len(self.batch.waiting)} answers are waiting already", code="rate_limit_exceeded",
+                raise RequestError(
+                    f"{len(self.batch.waiting)} answers are waiting already", status=429, code=TOO_MANY,
                     hint="try again later, or start the inference process with a higher --max-waiting",
                 )  # fmt: skip
             self.batch.waiting.extend(rows)

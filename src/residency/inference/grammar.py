@@ -12,7 +12,7 @@ import numpy as np
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 from numpy.typing import NDArray
 
-from residency.errors import ConfigError
+from residency.errors import RequestError
 
 JSON_OPTIONS: dict[str, Any] = {
     "whitespace_flexible": True,
@@ -55,19 +55,19 @@ class Grammars:
         self._tokens: llguidance.LLTokenizer | None = None
 
     def tokens(self) -> llguidance.LLTokenizer:
-        """Made at the first use: it takes about a second. Raises ConfigError for a tokenizer it cannot read."""
+        """Made at the first use: it takes about a second. Raises RequestError for a tokenizer it cannot read."""
         if self._tokens is None:
             try:
                 self._tokens = llguidance.hf.from_tokenizer(self._tokenizer, self._vocabulary, self._stop_ids)
             except (ValueError, RuntimeError) as error:
-                raise ConfigError(
+                raise RequestError(
                     f"this model's tokenizer cannot be constrained: {error}", param="response_format",
                     hint="ask for the format in the prompt instead",
                 ) from error  # fmt: skip
         return self._tokens
 
     def json(self, schema: Any, param: str) -> Constraint:
-        """Answers that validate against the JSON schema. Raises ConfigError, naming `param`, where it is no schema or
+        """Answers that validate against the JSON schema. Raises RequestError, naming `param`, where it is no schema or
         says something that cannot be held."""
         try:
             grammar = llguidance.LLMatcher.grammar_from_json_schema(
@@ -88,8 +88,8 @@ class Grammars:
         return Constraint(matcher)
 
 
-def unusable(param: str, reason: str) -> ConfigError:
-    return ConfigError(
+def unusable(param: str, reason: str) -> RequestError:
+    return RequestError(
         f"Invalid schema for {param}: {(reason.strip().splitlines() or ['it cannot be read'])[0]}", param=param,
         hint="simplify the schema; it must be one that every answer can be held to",
     )  # fmt: skip

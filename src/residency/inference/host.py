@@ -14,7 +14,7 @@ import torch
 
 from residency.config.model import Model
 from residency.engine.memory import release_memory
-from residency.errors import ResourceError
+from residency.errors import RequestError
 from residency.inference.adapters import Source, source
 from residency.inference.batch import Batch, Limits
 from residency.inference.decoder import Decoder
@@ -85,9 +85,11 @@ class Host:
 
     @asynccontextmanager
     async def place(self, base: str, adapter: str | None) -> AsyncIterator[Place]:
-        """Raises ModelError where base or adapter cannot be used, ResourceError where there is no room or a crowd."""
+        """Raises ModelError where base or adapter cannot be used, RequestError where too many wait."""
         if self._outside >= self.settings.max_waiting:
-            raise ResourceError("too many requests wait for a base model", code=TOO_MANY, hint="try again later")
+            raise RequestError(
+                "too many requests wait for a base model", status=429, code=TOO_MANY, hint="try again later"
+            )
         self._outside += 1
         try:
             async with self._door:
@@ -103,6 +105,10 @@ class Host:
         finally:
             loaded.users -= 1
             self._left.set()
+
+    def preload(self, base: str) -> None:
+        """Before there is an event loop. Raises ModelError, or ResourceError where memory does not suffice."""
+        self.loaded[base] = self._open(base)
 
     async def unload(self) -> int:
         """Lets what is under way end, then forgets every base. Returns how many there were."""

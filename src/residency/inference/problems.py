@@ -6,13 +6,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from residency.errors import ConfigError, ResidencyError
+from residency.errors import RequestError, ResidencyError
 
 TOO_MANY = "rate_limit_exceeded"
 
 
 def status(error: ResidencyError) -> int:
-    return 429 if error.code == TOO_MANY else error.http_status
+    return error.status if isinstance(error, RequestError) else error.http_status
 
 
 def envelope(error: ResidencyError) -> dict[str, Any]:
@@ -22,9 +22,9 @@ def envelope(error: ResidencyError) -> dict[str, Any]:
     return {"error": {"message": message, "type": kind, "param": error.param, "code": error.code}}
 
 
-def invalid(error: ValidationError) -> ConfigError:
+def invalid(error: ValidationError) -> RequestError:
     """The first thing that is wrong with a request body."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     place = [str(part) for part in first["loc"] if not str(part)[:1].isupper() and "[" not in str(part)]
     param = "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in place).lstrip(".")
-    return ConfigError(f"Invalid value for '{param}': {first['msg']}", param=param or None, code="invalid_value")
+    return RequestError(f"Invalid value for '{param}': {first['msg']}", param=param or None, code="invalid_value")

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from residency.data.messages import Function, Message, Role, ToolCall
 from residency.data.turns import ROLES
-from residency.errors import ConfigError
+from residency.errors import RequestError
 
 MAX_CHOICES = 128
 
@@ -142,7 +142,7 @@ class Asked(Part):
     def stops(self) -> list[str]:
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         if len(stops) > 4:
-            raise ConfigError(f"Invalid 'stop': at most 4 sequences, not {len(stops)}", param="stop")
+            raise RequestError(f"Invalid 'stop': at most 4 sequences, not {len(stops)}", param="stop")
         return stops
 
     @property

@@ -16,6 +16,7 @@ from typing import Any
 from residency.data.chat_text import CALL, QUESTION, ChatTemplate
 from residency.data.messages import Function
 from residency.errors import TemplateError
+from residency.inference.text import overlap
 
 NAME = "probe_call"
 ARGUMENTS = re.compile(r'\{\s*"probe_key"\s*:\s*1\s*\}')
@@ -26,6 +27,8 @@ DECODER = json.JSONDecoder()
 class CallShape:
     """`opening name between arguments closing`; for JSON calls opening and closing hold the object's own text."""
 
+    preamble: str
+    """What stands once before all calls."""
     mark: str
     """What a call begins with, before any JSON; empty where nothing tells a call from text but its form."""
     json_calls: bool
@@ -59,8 +62,22 @@ def learn_calls(template: ChatTemplate) -> CallShape | None:
     mark = words[-1] if words else ""
     if not inside and not mark:
         return None
-    opening = before[before.rindex(mark) :] if mark else before.lstrip()
-    return CallShape(mark, bool(inside), opening, between, closing)
+    opening, preamble = before[before.rindex(mark) :] if mark else before.lstrip(), ""
+    if not inside and (repeated := _repeated(template, before)) and len(repeated) < len(mark):
+        preamble, mark = mark[: -len(repeated)], repeated
+        opening = mark
+    return CallShape(preamble, mark, bool(inside), opening, between, closing)
+
+
+def _repeated(template: ChatTemplate, before: str) -> str:
+    """What of the text before a first call's name stands before a second one's too; empty where there can be none."""
+    try:
+        full = template.text([QUESTION, {**CALL, "tool_calls": [*CALL["tool_calls"]] * 2}], ask=False)
+    except TemplateError:
+        return ""
+    between = full[: full.rfind(NAME)]
+    same = next((n for n in range(len(before), 0, -1) if between.endswith(before[-n:])), 0)
+    return before[len(before) - same :].lstrip()
 
 
 def find_calls(text: str, shape: CallShape, names: Collection[str]) -> tuple[str, list[Function]]:
@@ -74,7 +91,16 @@ def find_calls(text: str, shape: CallShape, names: Collection[str]) -> tuple[str
             return text, []
         calls += found[0]
         place = text.find(shape.mark, found[1]) if shape.mark else -1
-    return (text[:start].rstrip(), calls) if calls else (text, [])
+    return (text[:start].removesuffix(shape.preamble).rstrip(), calls) if calls else (text, [])
+
+
+def plain_end(text: str, shape: CallShape) -> int:
+    """How much of an unfinished answer is text for certain, and no call or the beginning of one."""
+    if shape.mark:
+        found, first = text.find(shape.mark), shape.preamble + shape.mark
+        before = text[: found if found >= 0 else len(text) - overlap(text, first)]
+        return len(before.removesuffix(shape.preamble).rstrip())
+    return 0 if text.lstrip()[:1] in ("", "{", "[") else len(text.rstrip())
 
 
 def _call_at(text: str, place: int, shape: CallShape) -> tuple[list[Function], int] | None:
@@ -130,16 +156,19 @@ def call_grammar(
         rest = f"%json {json.dumps(schema)} {literal(after, special_ids)}"
         rules.append(f"call_{number}: {literal(before[len(shape.mark) :], special_ids)} {rest}")
     one = "(" + " | ".join(names) + ")"
-    mark = literal(shape.mark, special_ids)
+    mark, first = literal(shape.mark, special_ids), literal(shape.preamble + shape.mark, special_ids)
+    head = re.split("|".join(map(re.escape, special_ids)) or "$^", shape.mark)[0]
     again = f'("\\n"? {mark} {one})*' if parallel and shape.mark else ""
     if required:
-        start = f"start: {mark} {one} {again}"
+        start = f"start: {first} {one} {again}"
     elif answer is not None:
-        start = f"start: {mark} {one} {again} | answer\nanswer: %json {json.dumps(answer | {'x-guidance': options})}"
-    elif shape.mark in special_ids:
-        start = f"start: TEXT ({mark} {one} {again})?\nTEXT: /(.|\\n)*/"
+        start = f"start: {first} {one} {again} | answer\nanswer: %json {json.dumps(answer | {'x-guidance': options})}"
+    elif head:  # a lexeme cannot hold special tokens, so it ends at the first
+        rest = literal(shape.mark[len(head) :], special_ids)
+        until = f"until[lazy]: /(.|\\n)*/ {json.dumps(head)}"
+        start = f"start: TEXT | until {rest} {one} {again}\n{until}\nTEXT: /(.|\\n)*/"
     elif shape.mark:
-        start = f"start: TEXT | until {one} {again}\nuntil[lazy]: /(.|\\n)*/ {mark}\nTEXT: /(.|\\n)*/"
+        start = f"start: TEXT ({mark} {one} {again})?\nTEXT: /(.|\\n)*/"
     else:
         start = f"start: TEXT | {one}\nTEXT: /[^{{\\[](.|\\n)*/"
     return "\n".join(["%llguidance {}", start, *rules])

@@ -7,7 +7,7 @@ import random
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from residency.errors import DataError, ResidencyError
+from residency.errors import RequestError, ResidencyError
 from residency.inference.grammar import Constraint
 from residency.inference.host import Place
 from residency.inference.requests import Asked
@@ -58,7 +58,7 @@ class Work:
 
 
 def add_rows(work: Work, plans: Sequence[Plan], asked: Asked, place: Place) -> None:
-    """Raises DataError where a prompt does not fit, ConfigError for settings that cannot be followed."""
+    """Raises RequestError where a prompt does not fit or a setting cannot be followed."""
     seed = asked.seed if asked.seed is not None else random.SystemRandom().getrandbits(64)
     for plan in plans:
         work.rows += _rows(work, plan, asked, place, seed)
@@ -68,14 +68,14 @@ def _rows(work: Work, plan: Plan, asked: Asked, place: Place, seed: int) -> Iter
     language, context = place.language, place.loaded.decoder.batch.context_tokens
     room = context - len(plan.prompt)
     if room < 0 or (room == 0 and plan.max_new_tokens != 0):
-        raise DataError(
+        raise RequestError(
             f"This model's maximum context length is {context} tokens. However, your {plan.param} resulted in "
             f"{len(plan.prompt)} tokens. Please reduce the length of the {plan.param}",
             param=plan.param, code="context_length_exceeded",
         )  # fmt: skip
     if wrong := [id for id in asked.logit_bias if not 0 <= id < language.vocabulary]:
-        raise DataError(f"Invalid key in 'logit_bias': {wrong[0]}. It is no token id of this model", param="logit_bias",
-                        code="invalid_value")  # fmt: skip
+        raise RequestError(f"Invalid key in 'logit_bias': {wrong[0]} is no token id of this model",
+                           param="logit_bias", code="invalid_value")  # fmt: skip
     manner = Manner(
         max_new_tokens=room if plan.max_new_tokens is None else min(plan.max_new_tokens, room),
         stop_ids=language.stop_ids,
