@@ -12,12 +12,15 @@ from residency.records import Summary
 from residency.server.database.queue import keep, release
 from residency.server.database.tables import Checkpoint, File, Model
 from residency.server.worker_attempt import Attempt, Told, add_events, write
+from residency.server.worker_files import SAID
 from residency.server.worker_follow import Follower, read_plan
 from residency.server.worker_results import add_tokenizer, all_metrics, keep_adapter, result_csv, saved_steps
 from residency.server.worker_tell import name_checkpoint, tell, without_places, write_down
 from residency.server.worker_wandb import LogMetrics
 
 RESULT_FILE = "step_metrics.csv"
+SAID_AT_ONCE = 3
+"""Problems in the message of a job's error."""
 
 
 def complete(attempt: Attempt, log_metrics: LogMetrics) -> None:
@@ -31,6 +34,7 @@ def complete(attempt: Attempt, log_metrics: LogMetrics) -> None:
     for step in notes["checkpoints"]:
         add_tokenizer(run, int(step))
     step = summary.best_step or summary.steps
+    report = summary.model_dump(mode="json", exclude={"version", "environment"})
     told = [Told(f"Checkpoint created at step {step} with Snapshot ID: {name}")
             for step, name in notes["checkpoints"].items()]  # fmt: skip
     told += [Told(f"New fine-tuned model created: {notes['name']}"), Told("The job has successfully completed")]
@@ -39,7 +43,7 @@ def complete(attempt: Attempt, log_metrics: LogMetrics) -> None:
         release(
             session, job, "succeeded", progress=notes | {"open": False}, finished_at=time.time(),
             fine_tuned_model=notes["name"], result_files=[notes["result_file"]], trained_tokens=summary.tokens,
-            estimated_finish=None, extensions=job.extensions | {"report": summary.model_dump(mode="json", exclude={"version", "environment"})},
+            estimated_finish=None, extensions=job.extensions | {"report": report},
         )  # fmt: skip
         session.add(File(id=notes["result_file"], project_id=job.project_id, filename=RESULT_FILE,
                          purpose="fine-tune-results", bytes=len(table)))  # fmt: skip
@@ -62,13 +66,13 @@ def final_model(attempt: Attempt) -> Model:
 
 def fail(attempt: Attempt, record: dict[str, Any]) -> None:
     """`record` is an error as `error.json` holds it."""
-    message = without_places(attempt, record["message"])
+    problems = [without_places(attempt, problem) for problem in record.get("problems", [])[:SAID]]
+    message = "; ".join([without_places(attempt, record["message"]), *problems[:SAID_AT_ONCE]])
     if record.get("hint"):
         message += f" ({without_places(attempt, record['hint'])})"
     code, param = record["code"], None
     if record.get("type") == "DataError":
         code, param = "invalid_training_file", "training_file"
-    problems = [without_places(attempt, problem) for problem in record.get("problems", [])[:20]]
     close(attempt, "failed", message, level="error", data={"problems": problems} if problems else {},
           error={"code": code, "message": message, "param": param}, finished_at=time.time())  # fmt: skip
 

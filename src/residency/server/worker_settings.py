@@ -59,6 +59,11 @@ def hyperparameters(job: Job) -> dict[str, Any]:
     return dict(block.get("hyperparameters") or {})
 
 
+def unknown_hyperparameters(job: Job) -> list[str]:
+    """What the client asked for and nothing here knows; a job goes on without it, and says so."""
+    return sorted(hyperparameters(job).keys() - HYPERPARAMETERS.keys())
+
+
 def own_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What a client may set of a run file. Raises ConfigError for what is not there or would reach the file system."""
     problems = [f"residency.{name}: unknown; known are {', '.join(SECTIONS)}, chat_template"

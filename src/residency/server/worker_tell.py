@@ -81,7 +81,7 @@ def write_down(attempt: Attempt, told: list[Told], notes: dict[str, Any], values
     def change(session: Session) -> None:
         keep(session, attempt.job, progress=notes, **values)
         add_events(session, attempt.job, told)
-        for step in map(int, fresh.keys() & kept.keys()):
+        for step in sorted(map(int, fresh.keys() & kept.keys())):
             record_checkpoint(session, attempt.job, kept[str(step)], str(epoch_folder(attempt.run, step)), step=step,
                               metrics=measured.get(step, {"step": step}))  # fmt: skip
         session.execute(delete(Checkpoint).where(Checkpoint.name.in_(old.values())))

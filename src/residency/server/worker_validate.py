@@ -15,7 +15,7 @@ from residency.server.worker_attempt import Attempt, Desk, Told, add_events, say
 from residency.server.worker_files import SAID, FileParam, Refusal, check_file, local_files
 from residency.server.worker_finish import cancel, close, fail
 from residency.server.worker_pulse import pulse
-from residency.server.worker_settings import run_config
+from residency.server.worker_settings import run_config, unknown_hyperparameters
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +54,10 @@ def check(attempt: Attempt) -> None:
 def queue(attempt: Attempt) -> None:
     """Unless the client has changed its mind meanwhile."""
     job, told = attempt.job, [Told("Files validated, moving job to queued state")]
+    if unknown := unknown_hyperparameters(job):
+        told.append(
+            Told(f"Hyperparameters that mean nothing here and are left out: {', '.join(unknown)}", level="warn")
+        )
 
     def change(session: Session) -> None:
         if heartbeat(session, job) == "cancel":

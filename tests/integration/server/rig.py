@@ -137,15 +137,15 @@ class Home:
     def work_here(self, desk: Desk | None = None) -> None:
         """Carries out all that waits, in this process."""
         desk = desk or self.desk()
-        while any([take(desk, lane, "here") for lane in LANES]):
+        while any(take(desk, lane, "here") for lane in LANES):
             pass
 
     def start_worker(self, **environment: str) -> subprocess.Popen[bytes]:
-        log = (self.settings.home / "worker.log").open("ab")
-        return subprocess.Popen(
-            [sys.executable, "-m", "residency.server.worker", str(self.settings.home)],
-            stdin=subprocess.PIPE, stdout=log, stderr=log, env=os.environ | environment,
-        )  # fmt: skip
+        with (self.settings.home / "worker.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "residency.server.worker", str(self.settings.home)],
+                stdin=subprocess.PIPE, stdout=log, stderr=log, env=os.environ | environment,
+            )  # fmt: skip
 
     @contextmanager
     def worker(self) -> Iterator[subprocess.Popen[bytes]]:
