@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,6 +12,8 @@ from residency.errors import RequestError, ResourceError
 from residency.server.names import Target
 
 TIMEOUT = httpx.Timeout(600.0, connect=5.0)
+PATIENCE_SECONDS = 120.0
+PAUSE_SECONDS = 0.5
 HOST = "http://inference"
 """Stands in the URL where a socket file is the address."""
 
@@ -29,11 +32,21 @@ class Inference:
         self.streaming = httpx.AsyncClient(base_url=self.base, timeout=TIMEOUT, trust_env=False, transport=transport)
 
     def answer(self, path: str, target: Target, body: dict[str, Any]) -> httpx.Response:
-        """Raises ResourceError where the process does not answer; the response may be an error of its own."""
-        try:
-            return self.waiting.post(path, json=addressed(target, body))
-        except httpx.TransportError as error:
-            raise unavailable() from error
+        """Waits while the process is busy or starting; the response may be an error of its own.
+
+        Raises ResourceError where there was no answer for PATIENCE_SECONDS.
+        """
+        give_up_at = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                response = self.waiting.post(path, json=addressed(target, body))
+            except httpx.TransportError as error:
+                if time.monotonic() > give_up_at:
+                    raise unavailable() from error
+            else:
+                if response.status_code not in (429, 503) or time.monotonic() > give_up_at:
+                    return response
+            time.sleep(PAUSE_SECONDS)
 
     async def stream(self, path: str, target: Target, body: dict[str, Any]) -> httpx.Response:
         """The response as soon as its head is there; whoever takes it closes it."""

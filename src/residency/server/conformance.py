@@ -32,6 +32,8 @@ UPLOAD, COMPLETION, EVAL, RUN, ITEM, BATCH = (
     "upload_abc123", "completion_id", "eval_id", "run_id", "output_item_id", "batch_id",
 )  # fmt: skip
 NAMED = re.compile("|".join(map(re.escape, (JOB, CHECKPOINT, TUNED, *FILES, UPLOAD, COMPLETION, EVAL, BATCH))))
+NEVER_OVER = 1e12
+"""A lease, so that no worker takes a fixture."""
 ALIASES = (("*", "smollm2-135m"),)
 MESSAGES = [{"role": "user", "content": "1 + 1"}, {"role": "assistant", "content": "2"}]
 ROWS = 10 * (json.dumps({"messages": MESSAGES}).encode() + b"\n")
@@ -76,31 +78,29 @@ def restore(session: Session, server: Server, path: str) -> None:
 
 
 def fixtures(project: str, path: str) -> Iterable[Any]:
-    status = {"pause": "queued", "resume": "paused"}.get(path.rpartition("/")[2], "queued")
-    yield from (
-        t.File(id=id, project_id=project, filename="t.jsonl", purpose="fine-tune", bytes=len(ROWS)) for id in FILES
-    )
-    yield t.Upload(
-        id=UPLOAD, project_id=project, bytes=0, filename="t.jsonl", mime_type="text/jsonl", purpose="fine-tune",
-        expires_at=time.time() + 3600, file_id=FILES[0],
-        status="completed" if path.endswith("/complete") else "pending",
-    )  # fmt: skip
-    yield t.Job(
-        id=JOB, project_id=project, status=status, model="gpt-4o-mini", base="smollm2-135m", training_file=FILES[0],
-        seed=42, method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 3}}},
-    )  # fmt: skip
-    for name in (TUNED, CHECKPOINT):
-        yield t.Model(id=name, project_id=project, base="smollm2-135m", adapter=None)
+    verb = path.rpartition("/")[2]
+    own: dict[str, Any] = {"project_id": project}
+    held = own | {"lease_until": NEVER_OVER}
+    first, message = FILES[0], {"role": "assistant", "content": "?"}
+    settings = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 3}}}
+    rows = {"type": "jsonl", "source": {"type": "file_id", "id": first}}
+    form: dict[str, Any] = {"filename": "t.jsonl", "purpose": "fine-tune"}
+    soon = time.time() + 3600
+    yield from (t.File(**own, **form, id=id, bytes=len(ROWS)) for id in FILES)
+    yield t.Upload(**own, **form, id=UPLOAD, bytes=0, mime_type="text/jsonl", expires_at=soon, file_id=first,
+                   status="completed" if verb == "complete" else "pending")  # fmt: skip
+    yield t.Job(**held, id=JOB, status="running" if verb == "pause" else "queued", model="gpt-4o-mini",
+                base="smollm2-135m", training_file=first, seed=42, method=settings)  # fmt: skip
+    yield from (t.Model(**own, id=name, base="smollm2-135m") for name in (TUNED, CHECKPOINT, JOB))
     yield t.Permission(id=PERMISSION, model=CHECKPOINT, project_id=project)
-    yield t.StoredCompletion(id=COMPLETION, project_id=project, model="m", messages=[{"role": "user", "content": "?"}],
-                             completion=chat({"n": 1}) | {"id": COMPLETION, "model": "m"})  # fmt: skip
-    yield t.Eval(id=EVAL, project_id=project, name="eval", data_source_config={"type": "custom", "schema": {}},
-                 testing_criteria=[])  # fmt: skip
-    yield t.EvalRun(id=RUN, project_id=project, eval_id=EVAL, name="run", model="m",
-                    data_source={"type": "jsonl", "source": {"type": "file_id", "id": FILES[0]}})  # fmt: skip
+    yield t.StoredCompletion(
+        **own, id=COMPLETION, model="m", messages=[message], completion=chat({}) | {"id": COMPLETION}
+    )
+    yield t.Eval(**own, id=EVAL, name="", data_source_config={"type": "custom", "schema": {}}, testing_criteria=[])
+    yield t.EvalRun(**held, id=RUN, eval_id=EVAL, name="", model="m", data_source=rows)
     yield t.OutputItem(id=ITEM, run_id=RUN, position=0, status="pass", item={}, sample={}, results=[])
-    yield t.Batch(id=BATCH, project_id=project, endpoint="/v1/chat/completions", input_file_id=FILES[0],
-                  completion_window="24h", expires_at=time.time() + 86_400)  # fmt: skip
+    yield t.Batch(**held, id=BATCH, endpoint="/v1/chat/completions", input_file_id=first, completion_window="24h",
+                  expires_at=soon)  # fmt: skip
 
 
 def chat(body: dict[str, Any]) -> dict[str, Any]:

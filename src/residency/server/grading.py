@@ -34,7 +34,7 @@ def parse_grader(value: dict[str, Any], settings: Settings) -> Grader:
         raise RequestError(
             f"Invalid grader: {'; '.join(problems[:5])}", param="grader", code="invalid_grader"
         ) from None
-    refuse_python(grader, settings)
+    refuse_here(grader, settings)
     check_grader(grader)
     return grader
 
@@ -73,8 +73,12 @@ def text_of(part: Any) -> str:
     return part if isinstance(part, str) else str(part.get("text", ""))
 
 
-def refuse_python(grader: Grader, settings: Settings) -> None:
+def refuse_here(grader: Grader, settings: Settings) -> None:
+    """A client must not choose whom this machine talks to, nor run code where the operator did not allow it."""
     parts = list(grader.graders.values()) if isinstance(grader, Multi) else [grader]
+    if any(getattr(part, "base_url", None) for part in parts):
+        raise GraderError("`base_url` cannot be set through the server", code="base_url_refused",
+                          hint="whoever runs the server names the judges' endpoint in OPENAI_BASE_URL")  # fmt: skip
     if any(isinstance(part, Python) for part in parts) and not settings.python_graders:
         raise GraderError("python graders are switched off on this server", code="python_graders_off",
                           hint="whoever runs the server switches them on with --python-graders")  # fmt: skip

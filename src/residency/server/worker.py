@@ -2,7 +2,8 @@
 
     python -m residency.server.worker HOME [--device cuda:0]
 
-It works in three lanes at once, each one piece at a time: files are checked and evaluations run while a job trains.
+It works in four lanes at once, each one piece at a time: files are checked, evals run and batches answered
+while a job trains.
 Asked to end, it has the trainer leave a checkpoint, and gives its work back.
 """
 
@@ -25,6 +26,7 @@ import psutil
 from sqlalchemy import select, update
 
 from residency.errors import ResourceError
+from residency.server import batches, evaluation
 from residency.server.database.connect import Database, open_database
 from residency.server.database.queue import W, claim, lease_device, release_device
 from residency.server.database.tables import Batch, EvalRun, Job
@@ -54,6 +56,8 @@ class Lane(Generic[W]):
 LANES: tuple[Lane[Any], ...] = (
     Lane(Job, ("validating_files",), validate),
     Lane(Job, ("queued", "running", "pausing"), train, needs_device=True),
+    Lane(EvalRun, ("queued", "in_progress"), evaluation.carry_out),
+    Lane(Batch, ("validating", "in_progress"), batches.carry_out),
 )
 
 

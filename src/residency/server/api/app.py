@@ -12,7 +12,10 @@ from fastapi.routing import APIRoute
 
 from residency.server import conformance
 from residency.server.api import (
+    batches,
     chat,
+    eval_runs,
+    evals,
     files,
     graders,
     health,
@@ -33,7 +36,7 @@ from residency.server.keys import find_project
 from residency.server.settings import Settings
 from residency.server.storage import Storage
 
-PARTS = (files, uploads, permissions, graders, jobs, models, chat, stored)
+PARTS = (files, uploads, permissions, graders, jobs, models, evals, eval_runs, batches, chat, stored)
 LARGEST_BODY_BYTES = 32 * 2**20
 """Of a request that is no file."""
 
