@@ -34,19 +34,18 @@ class Completion:
     def __init__(self, asked: CompletionRequest, place: Place, work: Work) -> None:
         refuse_unknown(asked)
         self._asked, self._language, self._work = asked, place.language, work
-        prompts = prompt_ids(asked, place.language)
+        prompts = read_prompts(asked, place.language)
         self._candidates = max(asked.n, asked.best_of)
         scored = asked.logprobs is not None
         plans = [
             Plan(ids, asked.max_tokens, "prompt", self._candidates,
                  top_logprobs=asked.logprobs or 0 if scored or self._candidates > asked.n else None,
                  prompt_logprobs=scored and asked.echo)
-            for ids in prompts
+            for _, ids in prompts
         ]  # fmt: skip
         add_rows(work, plans, asked, place)
-        self._prompt_tokens = sum(len(ids) for ids in prompts)
-        echoes = [place.language.decode(ids) if asked.echo else "" for ids in prompts]
-        self._choices = [Text(echo) for echo in echoes for _ in range(self._candidates)]
+        self._prompt_tokens = sum(len(ids) for _, ids in prompts)
+        self._choices = [Text(text if asked.echo else "") for text, _ in prompts for _ in range(self._candidates)]
         self._head = {"id": f"cmpl-{secrets.token_hex(12)}", "object": "text_completion", "created": int(time.time()),
                       "model": asked.model.base}  # fmt: skip
 
@@ -141,16 +140,19 @@ def refuse_unknown(asked: CompletionRequest) -> None:
         raise RequestError("'best_of' above 'n' cannot be streamed", param="best_of", code="invalid_value")
 
 
-def prompt_ids(asked: CompletionRequest, language: Language) -> list[list[int]]:
-    """Each prompt's tokens; an empty prompt is the token that texts begin with."""
-    prompt: Any = asked.prompt
-    several = isinstance(prompt, list) and (not prompt or not isinstance(prompt[0], int))
-    ids = [language.encode(one) if isinstance(one, str) else list(one) for one in (prompt if several else [prompt])]
+def read_prompts(asked: CompletionRequest, language: Language) -> list[tuple[str, list[int]]]:
+    """Each prompt as text and as tokens; an empty one is the token that texts begin with."""
+    given: Any = asked.prompt
+    several = isinstance(given, list) and (not given or not isinstance(given[0], int))
+    prompts = [
+        (one, language.encode(one)) if isinstance(one, str) else (language.decode(one), list(one))
+        for one in (given if several else [given])
+    ]
+    if not prompts:
+        raise RequestError("'prompt' must not be an empty list", param="prompt", code="invalid_value")
+    if any(not 0 <= id < language.vocabulary for _, ids in prompts for id in ids):
+        raise RequestError("'prompt' holds token ids that this model does not know", param="prompt",
+                           code="invalid_value")  # fmt: skip
     tokenizer = language.tokenizer
     start = next((id for id in (tokenizer.bos_token_id, tokenizer.eos_token_id) if id is not None), 0)
-    if not ids:
-        raise RequestError("'prompt' must not be an empty list", param="prompt", code="invalid_value")
-    if any(not 0 <= id < language.vocabulary for one in ids for id in one):
-        raise RequestError("'prompt' holds token ids that this model does not know", param="prompt",
-                          code="invalid_value")  # fmt: skip
-    return [one or [start] for one in ids]
+    return [(text, ids or [start]) for text, ids in prompts]

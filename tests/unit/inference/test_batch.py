@@ -8,14 +8,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
+from residency.config.model import Model
 from residency.errors import ModelError, ResidencyError
 from residency.inference.language import Language
+from residency.models.chat import fit_embeddings
+from residency.models.load import load_model
 from tests.unit.inference.small import (
+    CPU,
     Asking,
     by_transformers,
     make_adapter,
     make_batch,
+    make_model,
     make_tokenizer,
     random_prompts,
     run,
@@ -152,8 +158,6 @@ def test_an_adapter_that_would_change_the_base_is_refused(
 def test_an_adapter_of_another_base_is_refused_and_the_rest_goes_on(
     model_folder: Path, adapters: list[Path], language: Language, tmp_path: Path
 ) -> None:
-    from tests.unit.inference.small import make_model
-
     other = make_model(tmp_path / "other", hidden_size=32)
     folder = make_adapter(other, tmp_path / "adapter", seed=1)
     batch = make_batch(model_folder)
@@ -181,3 +185,36 @@ def test_memory_that_runs_out_costs_time_and_no_answer(
     run(batch, *asking)
     assert batch.counts.preempted >= 2
     assert [one.answer for one in asking] == [by_transformers(model_folder, None, prompt, 12) for prompt in prompts]
+
+
+def test_an_adapter_that_brings_tokens_of_its_own_is_served_with_them(
+    model_folder: Path, adapters: list[Path], language: Language, tmp_path: Path
+) -> None:
+    """As training makes it of a base model without a chat template; the base never says those tokens."""
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|new|>", "<|newer|>"]})
+    new = tokenizer.convert_tokens_to_ids(["<|new|>", "<|newer|>"])
+    model = load_model(Model(id=str(model_folder)), dtype=torch.float32, device=CPU)
+    fit_embeddings(model, len(tokenizer))
+    torch.manual_seed(5)
+    tuned = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=4, trainable_token_indices=new))
+    for name, parameter in tuned.named_parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter.data, std=0.5 if "token" in name else 0.1)
+    tuned.save_pretrained(str(tmp_path / "tokens"), save_embedding_layers=False)
+    prompt = [5, new[0], 7, new[1]]
+    with torch.no_grad():
+        expected = tuned.eval().generate(input_ids=torch.tensor([prompt]), max_new_tokens=12, do_sample=False,
+                                         eos_token_id=None, pad_token_id=0)[0, 4:].tolist()  # fmt: skip
+    own = Language(tokenizer, len(language.tokenizer), [])
+    batch = make_batch(model_folder)
+    before, plain = Asking(language, [5, 6, 7]), Asking(language, [5, 6, 7], adapters[0])
+    run(batch, before, plain)
+    asking = [Asking(own, prompt, tmp_path / "tokens"), Asking(language, [5, 6, 7]),
+              Asking(language, [5, 6, 7], adapters[0])]  # fmt: skip
+    run(batch, *asking)
+    assert asking[0].answer == expected
+    assert [one.answer for one in asking[1:]] == [before.answer, plain.answer]
+    biased = Asking(language, [5, 6, 7], logit_bias=dict.fromkeys(new, 100.0), vocabulary=language.vocabulary)
+    run(batch, biased)
+    assert not set(biased.answer) & set(new)
