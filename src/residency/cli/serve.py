@@ -93,6 +93,7 @@ def serve(
         requests_per_minute=requests_per_minute, conformance_fixtures=conformance_fixtures,
     )  # fmt: skip
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     with bind(host, port) as listening:
         run(settings, listening)
 

@@ -7,7 +7,6 @@ and waits until the open answers are sent and a running job has left its checkpo
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import signal
 import subprocess
@@ -23,7 +22,6 @@ from typing import IO
 from residency import durable
 from residency.errors import ConfigError, RunError
 
-log = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
 FIRST_BACKOFF_SECONDS = 0.5
 MOST_BACKOFF_SECONDS = 30.0
@@ -78,7 +76,7 @@ def look_after(child: Child) -> None:
     child.ends = 1 if now - child.started > STEADY_SECONDS else child.ends + 1
     wait = 0.0 if child.ends == 1 else min(FIRST_BACKOFF_SECONDS * 2.0 ** (child.ends - 2), MOST_BACKOFF_SECONDS)
     child.start_at = now + wait
-    log.warning("%s ended (%s); it starts again %s", child.name, ending(code), f"in {wait:g} s" if wait else "now")
+    write_line("server", f"{child.name} ended ({ending(code)}); it starts again {f'in {wait:g} s' if wait else 'now'}")
 
 
 def start(child: Child) -> None:
@@ -127,7 +125,7 @@ def stop(children: Sequence[Child]) -> None:
         while any(child.process and child.process.poll() is None for child in living) and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
-        log.warning("stopped at once; jobs go on from their last checkpoints when the server is back")
+        write_line("server", "stopped at once; jobs go on from their last checkpoints when the server is back")
     for child in living:
         bury(child)
 

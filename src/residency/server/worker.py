@@ -47,6 +47,7 @@ IDLE_SECONDS = 0.5
 class Lane(Generic[W]):
     """One kind of work: where it waits, and what does it."""
 
+    name: str
     table: type[W]
     statuses: tuple[str, ...]
     carry_out: Callable[[Desk, W], None]
@@ -54,10 +55,10 @@ class Lane(Generic[W]):
 
 
 LANES: tuple[Lane[Any], ...] = (
-    Lane(Job, ("validating_files",), validate),
-    Lane(Job, ("queued", "running", "pausing"), train, needs_device=True),
-    Lane(EvalRun, ("queued", "in_progress"), evaluation.carry_out),
-    Lane(Batch, ("validating", "in_progress"), batches.carry_out),
+    Lane("files", Job, ("validating_files",), validate),
+    Lane("training", Job, ("queued", "running", "pausing"), train, needs_device=True),
+    Lane("evals", EvalRun, ("queued", "in_progress"), evaluation.carry_out),
+    Lane("batches", Batch, ("validating", "in_progress", "finalizing", "cancelling"), batches.carry_out),
 )
 
 
@@ -74,7 +75,7 @@ def main(home: Path, device: str) -> int:
     end_with_parent(SECONDS_TO_STOP)
     free_what_the_dead_hold(database)
     name = worker_name()
-    lanes = [threading.Thread(target=work, args=(desk, lane, name), name=lane.carry_out.__name__) for lane in LANES]
+    lanes = [threading.Thread(target=work, args=(desk, lane, name), name=lane.name) for lane in LANES]
     for lane in lanes:
         lane.start()
     log.info("ready for work on %s", device)
@@ -93,7 +94,7 @@ def work(desk: Desk, lane: Lane[Any], name: str) -> None:
             log.error("no work can be taken: %s", error)
             found = False
         except Exception:
-            log.exception("a bug of ours, while carrying out %s", lane.carry_out.__name__)
+            log.exception("a bug of ours, in the lane of %s", lane.name)
             found = False
         if not found:
             desk.stopping.wait(IDLE_SECONDS)
@@ -110,7 +111,7 @@ def take(desk: Desk, lane: Lane[W], name: str) -> bool:
         found = claim(session, lane.table, name, lane.statuses)
     try:
         if found is not None:
-            log.info("%s: %s", found.id, lane.carry_out.__name__)
+            log.info("%s: %s", found.id, lane.name)
             lane.carry_out(desk, found)
     finally:
         if device:

@@ -12,6 +12,7 @@ import uvicorn
 from residency.errors import ResidencyError
 from residency.server.api.app import build
 from residency.server.supervise_settings import read_settings
+from residency.server.supervise_watch import end_with_parent
 
 SECONDS_TO_STOP = 30
 """For the answers that are being sent."""
@@ -26,6 +27,7 @@ def main(home: Path, fd: int) -> int:
     except ResidencyError as error:
         print(error, file=sys.stderr, flush=True)
         return error.exit_code
+    end_with_parent(SECONDS_TO_STOP)
     uvicorn.run(app, fd=fd, access_log=False, log_config=None, server_header=False, date_header=True,
                 proxy_headers=False, timeout_graceful_shutdown=SECONDS_TO_STOP)  # fmt: skip
     return 0
