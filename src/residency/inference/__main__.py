@@ -46,7 +46,8 @@ def serve(
 
         limits = Limits(rows=max_rows, cache_tokens=cache_tokens, adapters=adapters)
         settings = settings_for(device, limits, bases=bases, max_waiting=max_waiting, quantize=quantize)
-        sound = run_server(settings, listen(socket, host, port), model, grace_seconds)
+        with listen(socket, host, port) as listening:
+            sound = run_server(settings, listening, model, grace_seconds)
     except ResidencyError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None

@@ -15,8 +15,10 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors import SafetensorError
 
 from residency.engine.lora import use_own_forward, use_shared_forward
+from residency.engine.memory import is_out_of_memory
 from residency.errors import ModelError
 from residency.inference.model import BaseModel
+from residency.inference.problems import is_device_error
 from residency.models.chat import fit_embeddings
 from residency.models.quiet import quiet_transformers
 
@@ -122,6 +124,8 @@ class Adapters:
                     missing = self._peft.load_adapter(folder, name, torch_device=str(self._base.device)).missing_keys
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, SafetensorError) as error:
             self._drop(name)
+            if is_out_of_memory(error) or is_device_error(error):
+                raise
             raise unfit(str(error).splitlines()[0]) from error
         if missing or self._peft.peft_config[name].is_prompt_learning:
             self._drop(name)

@@ -53,7 +53,7 @@ def create_app(host: Host) -> Starlette:
             Route("/health", health),
             Route("/unload", unload, methods=["POST"]),
         ],
-        exception_handlers={ResidencyError: failure},  # type: ignore[dict-item]
+        exception_handlers={ResidencyError: failure, Exception: bug},  # type: ignore[dict-item]
     )
 
 
@@ -76,6 +76,11 @@ def parsed(kind: type[Requested], body: dict[str, Any]) -> Requested:
 
 async def failure(request: Request, error: ResidencyError) -> Response:
     return refusal(error, 1)
+
+
+async def bug(request: Request, error: Exception) -> Response:
+    """Starlette logs it."""
+    return refusal(ResidencyError(f"an error of ours: {type(error).__name__}", hint="see the log"), 1)
 
 
 def refusal(error: ResidencyError, wait_seconds: int) -> Response:

@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 from residency.engine.memory import is_out_of_memory, release_memory
 from residency.errors import RequestError, ResourceError, TrainingError
 from residency.inference.batch import Batch
-from residency.inference.problems import TOO_MANY
+from residency.inference.problems import TOO_MANY, is_device_error
 from residency.inference.rows import Row
 
 log = logging.getLogger(__name__)
-DEVICE_ERRORS = ("CUDA error", "CUDNN", "cuBLAS", "NCCL", "device-side assert", "AcceleratorError")
 LONGEST_WAIT_SECONDS = 60
 
 
@@ -76,7 +75,7 @@ class Decoder:
             self._row_seconds = 0.9 * self._row_seconds + 0.1 * (time.monotonic() - began) * before / ended
 
     def _failed(self, error: Exception) -> None:
-        lost = any(mark in f"{type(error).__name__} {error}" for mark in DEVICE_ERRORS)
+        lost = is_device_error(error)
         log.exception("a decoding step failed")
         if is_out_of_memory(error):
             self.batch.fail_all(ResourceError("memory ran out", code="out_of_memory", hint="shorten the prompt"))

@@ -11,6 +11,14 @@ from residency.errors import RequestError, ResidencyError
 TOO_MANY = "rate_limit_exceeded"
 
 
+DEVICE_ERRORS = ("CUDA error", "CUDNN", "CUBLAS", "AcceleratorError", "device-side assert")
+
+
+def is_device_error(error: BaseException) -> bool:
+    """After one of these nothing works on the device in this process any more."""
+    return any(mark.lower() in f"{type(error).__name__} {error}".lower() for mark in DEVICE_ERRORS)
+
+
 def status(error: ResidencyError) -> int:
     return error.status if isinstance(error, RequestError) else error.http_status
 

@@ -71,8 +71,9 @@ def app_for(host: Host) -> Starlette:
 def stop_with_parent(server: uvicorn.Server) -> None:
     """A pipe on standard input is held open by whoever started us: its end is the end of them."""
     with suppress(OSError, ValueError):
-        if stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
-            while sys.stdin.buffer.read(4096):
+        pipe = sys.stdin.fileno()
+        if stat.S_ISFIFO(os.fstat(pipe).st_mode):
+            while os.read(pipe, 4096):  # not by sys.stdin, whose lock would be held when the interpreter ends
                 pass
             server.should_exit = True
 
