@@ -136,17 +136,16 @@ def devices_here() -> list[str]:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Raises ConfigError for an address that is none of this machine's, ResourceError for one that is taken."""
+    """Raises ConfigError for an address that is none of this machine's, ResourceError for a port that is taken."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except PermissionError as error:
-        raise ConfigError(f"port {port} needs more rights", param="--port", hint="take one above 1023") from error
-    except socket.gaierror as error:
-        raise ConfigError(f"{host} is no address of this machine", param="--host") from error
     except OSError as error:
-        raise ResourceError(f"cannot listen on {host}:{port}: {error.strerror}", code="address_in_use", param="--port",
-                            hint="stop what runs there, or take another --port") from error  # fmt: skip
+        if error.errno == errno.EADDRINUSE:
+            raise ResourceError(f"port {port} is taken", code="address_in_use", param="--port",
+                                hint="stop what runs there, or take another --port") from error  # fmt: skip
+        reason = "it needs more rights" if isinstance(error, PermissionError) else "no address of this machine"
+        raise ConfigError(f"cannot listen on {host}:{port}: {reason}", param="--host") from error
 
 
 def is_loopback(host: str) -> bool:

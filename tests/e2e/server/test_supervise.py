@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,9 @@ class Server:
 
     def child(self, name: str) -> psutil.Process | None:
         for child in psutil.Process(self.process.pid).children():
-            if MODULES[name] in child.cmdline():
-                return child
+            with suppress(psutil.Error):  # it may end while it is looked at
+                if MODULES[name] in child.cmdline():
+                    return child
         return None
 
     def kill(self, name: str) -> None:
@@ -115,16 +116,3 @@ def test_a_job_outlives_every_process_of_its_server(tmp_path: Path) -> None:
                 model=name, messages=[{"role": "user", "content": "red 77"}], temperature=0, max_tokens=8
             )
             assert answer.choices[0].message.content == "fire"
-
-
-def test_what_a_server_cannot_do_is_said_before_anything_starts(tmp_path: Path) -> None:
-    def error(*arguments: str) -> str:
-        command = "import sys; from residency.cli import main; sys.exit(main())"
-        ended = subprocess.run([sys.executable, "-c", command, "serve", "--home", str(tmp_path / "home"), *arguments],
-                               capture_output=True, text=True, timeout=120, check=False)  # fmt: skip
-        assert ended.returncode in (2, 5)
-        return ended.stderr
-
-    assert "is not of the form NAME=MODEL" in error("--alias", "gpt")
-    assert "is no database the server can use" in error("--port", "0", "--database", "mysql://x/y")
-    assert "is no address of this machine" in error("--host", "nowhere.invalid")

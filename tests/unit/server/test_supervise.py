@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from residency.cli.serve import is_loopback, read_alias
-from residency.errors import ConfigError, RunError
+from residency.cli.serve import bind, is_loopback, read_alias
+from residency.errors import ConfigError, ResourceError, RunError
 from residency.server import supervise as supervisor
 from residency.server.settings import Settings
 from residency.server.supervise import Child, only_server, supervise
@@ -119,3 +119,10 @@ def test_an_alias_has_two_sides(text: str) -> None:
     with pytest.raises(ConfigError):
         read_alias(text)
     assert read_alias("gpt-4o-mini*=Qwen/Qwen3-4B") == ("gpt-4o-mini*", "Qwen/Qwen3-4B")
+
+
+def test_a_port_that_is_taken_and_an_address_of_others_are_told_apart() -> None:
+    with bind("127.0.0.1", 0) as first, pytest.raises(ResourceError, match="is taken"):
+        bind("127.0.0.1", first.getsockname()[1])
+    with pytest.raises(ConfigError, match="no address of this machine"):
+        bind("nowhere.invalid", 0)
