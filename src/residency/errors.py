@@ -9,7 +9,7 @@
     ├── TrainingError             exit 6    HTTP 500   the loss became NaN or exploded
     ├── RunError                  exit 7    HTTP 409   a run folder is missing, damaged or already in use
     ├── GraderError               exit 8    HTTP 400   a grader is wrong or could not answer
-    ├── RequestError              exit 9    HTTP 400   the server refuses a request; 401, 403, 404, 413, 429 where they fit
+    ├── RequestError              exit 9    HTTP 400   a request is refused; or 401, 403, 404, 413, 429
     └── Interrupted               exit 130  HTTP 409   Ctrl-C or SIGTERM; a checkpoint was left
 
 An error says what happened (`message`), which input caused it (`param`, a dotted path or a file) and what to do

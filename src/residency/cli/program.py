@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from residency import progress
-from residency.cli import chat, check, estimate, evaluate, export, models, report, runs, serve, train
+from residency.cli import chat, check, estimate, evaluate, export, keys, models, report, runs, serve, train
 from residency.cli.output import print_answer, print_error, print_line
 from residency.errors import Interrupted, ResidencyError
 
@@ -48,6 +48,7 @@ report.add_to(app)
 models.add_to(app)
 export.add_to(app)
 serve.add_to(app)
+keys.add_to(app)
 
 
 def show_version(wanted: bool) -> None:

@@ -9,6 +9,7 @@ from importlib.metadata import version
 
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
+from starlette.types import ASGIApp
 
 from residency.server import conformance
 from residency.server.api import (
@@ -29,7 +30,6 @@ from residency.server.api.errors import handle_errors
 from residency.server.api.guard import Guard
 from residency.server.api.limits import Limits
 from residency.server.api.server import Server
-from residency.server.api.strict_json import StrictRoute
 from residency.server.ask import Inference
 from residency.server.database.connect import open_database
 from residency.server.keys import find_project
@@ -39,6 +39,14 @@ from residency.server.storage import Storage
 PARTS = (files, uploads, permissions, graders, jobs, models, evals, eval_runs, batches, chat, stored)
 LARGEST_BODY_BYTES = 32 * 2**20
 """Of a request that is no file."""
+
+
+class Api(FastAPI):
+    """The framework's own answers, to a bug or a body that is too large, go through the guard as well."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        measured = health.Measured(super().build_middleware_stack(), self.state.metrics)
+        return Guard(measured, loopback=self.state.server.settings.loopback)
 
 
 def build(settings: Settings) -> FastAPI:
@@ -53,7 +61,7 @@ def build(settings: Settings) -> FastAPI:
         await server.inference.close()
         server.database.close()
 
-    app = FastAPI(
+    app = Api(
         title="Residency",
         version=version("residency"),
         description="OpenAI's fine-tuning, evals and chat endpoints on your own machine.",
@@ -61,12 +69,12 @@ def build(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        max_body_size=LARGEST_BODY_BYTES,
+        max_body_size=files.LARGEST_BODY_BYTES,
         generate_unique_id_function=operation_id,
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
     app.state.server, app.state.metrics = server, health.Metrics()
-    v1 = APIRouter(prefix="/v1", route_class=StrictRoute)
+    v1 = APIRouter(prefix="/v1", max_body_size=LARGEST_BODY_BYTES)
     for part in PARTS:
         v1.include_router(part.router)
     app.include_router(v1)
@@ -74,8 +82,6 @@ def build(settings: Settings) -> FastAPI:
     handle_errors(app)
     if settings.conformance_fixtures:
         app.add_middleware(conformance.Fixtures, server=server)
-    app.add_middleware(Guard, loopback=settings.loopback)
-    app.add_middleware(health.Measured, metrics=app.state.metrics)
     return app
 
 

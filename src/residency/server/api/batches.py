@@ -16,10 +16,11 @@ from residency.server.api.files import find_file
 from residency.server.api.job_requests import Metadata
 from residency.server.api.pages import After, Limit20, Page, page
 from residency.server.api.server import Caller, Inferrer, Reader
+from residency.server.api.strict_json import StrictRoute
 from residency.server.batches import ENDPOINTS
 from residency.server.database.tables import Batch
 
-router = APIRouter(prefix="/batches", tags=["batches"])
+router = APIRouter(prefix="/batches", tags=["batches"], route_class=StrictRoute)
 
 OVER = ("completed", "failed", "cancelled")
 DAY_SECONDS = 86_400

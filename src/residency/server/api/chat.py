@@ -18,11 +18,12 @@ from residency.server.api.errors import envelope, sentence
 from residency.server.api.job_requests import Metadata
 from residency.server.api.server import Caller, Inferrer
 from residency.server.api.stored import keep
+from residency.server.api.strict_json import StrictRoute
 from residency.server.ask import refusal, text_blocks
 from residency.server.ids import new_id
 from residency.server.names import Target, resolve
 
-router = APIRouter(tags=["chat"])
+router = APIRouter(tags=["chat"], route_class=StrictRoute)
 
 MOST_CHOICES = 128
 

@@ -17,11 +17,12 @@ from residency.server.api.files import find_file
 from residency.server.api.job_requests import Metadata
 from residency.server.api.pages import After, Limit20, Order, Page, page
 from residency.server.api.server import Caller, Reader, Trainer
+from residency.server.api.strict_json import StrictRoute
 from residency.server.database.tables import EvalRun, OutputItem
 from residency.server.evaluation import NO_COUNTS
 from residency.server.names import resolve
 
-router = APIRouter(prefix="/evals/{eval_id}/runs", tags=["evals"])
+router = APIRouter(prefix="/evals/{eval_id}/runs", tags=["evals"], route_class=StrictRoute)
 
 OVER = ("completed", "failed", "canceled")
 MOST_ROWS = 50_000
@@ -193,7 +194,7 @@ def retrieve_run(caller: Reader, eval_id: str, run_id: str) -> RunObject:
         return shape(find_run(caller, session, eval_id, run_id), no_error(caller))
 
 
-@router.post("/{run_id}")
+@router.post("/{run_id}", include_in_schema=False)
 @router.post("/{run_id}/cancel")
 def cancel_run(caller: Trainer, eval_id: str, run_id: str) -> RunObject:
     """Under both addresses that versions of the client know. A run that is over stays as it is."""

@@ -16,9 +16,10 @@ from typing_extensions import TypedDict
 from residency.errors import RequestError
 from residency.server.api.pages import After, Order, Page, page
 from residency.server.api.server import Caller, Reader, Trainer
+from residency.server.api.strict_json import StrictRoute
 from residency.server.database.tables import File
 
-router = APIRouter(tags=["files"])
+router = APIRouter(tags=["files"], route_class=StrictRoute)
 
 LARGEST_BODY_BYTES = 513 * 2**20
 """A file of 512 MiB and the form around it; an operator's own limit is held while the file is stored."""

@@ -11,9 +11,10 @@ from typing_extensions import TypedDict
 
 from residency.graders.score import grade
 from residency.server.api.server import Trainer
+from residency.server.api.strict_json import StrictRoute
 from residency.server.grading import grader_metadata, parse_grader
 
-router = APIRouter(prefix="/fine_tuning/alpha/graders", tags=["graders"])
+router = APIRouter(prefix="/fine_tuning/alpha/graders", tags=["graders"], route_class=StrictRoute)
 
 LONGEST_SAMPLE = 1_000_000
 

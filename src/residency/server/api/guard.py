@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
@@ -23,6 +23,10 @@ HEADERS = {
 }
 
 
+TOO_LARGE = json.dumps(envelope(413, "The request's body is too large", code="request_too_large")).encode()
+"""In place of the framework's own answer, which is plain text."""
+
+
 class Guard:
     """Keeps other web pages off a server without keys, and puts the security headers on every answer.
 
@@ -37,14 +41,21 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began = time.perf_counter()
+        began, replaced = time.perf_counter(), False
 
         async def sending(message: Message) -> None:
+            nonlocal replaced
+            if replaced:
+                return
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.update(HEADERS)
                 headers["x-request-id"] = new_id("req_", 32)
                 headers["openai-processing-ms"] = str(round((time.perf_counter() - began) * 1000))
+                if replaced := message["status"] == 413 and "json" not in headers.get("content-type", ""):
+                    headers.update({"content-type": "application/json", "content-length": str(len(TOO_LARGE))})
+                    await send(message)
+                    message = {"type": "http.response.body", "body": TOO_LARGE}
             await send(message)
 
         refusal = self.refusal(Headers(scope=scope))
@@ -55,6 +66,6 @@ class Guard:
         if self.loopback and not LOOPBACK.fullmatch(host):
             message = "This server answers only requests to this machine; start it with --host to serve others"
             return JSONResponse(envelope(403, message, code="wrong_host"), 403)
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and origin.partition("://")[2] != host:
             return JSONResponse(envelope(403, "Requests of other web pages are refused", code="cross_origin"), 403)
         return None

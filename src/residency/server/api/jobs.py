@@ -16,11 +16,12 @@ from residency.server.api.files import find_file
 from residency.server.api.job_requests import NewJob, method_of
 from residency.server.api.pages import After, Page, metadata_filter, page
 from residency.server.api.server import Caller, Reader, Trainer
+from residency.server.api.strict_json import StrictRoute
 from residency.server.database.queue import append_event
 from residency.server.database.tables import Checkpoint, Job, JobEvent
 from residency.server.names import resolve
 
-router = APIRouter(prefix="/fine_tuning/jobs", tags=["fine-tuning"])
+router = APIRouter(prefix="/fine_tuning/jobs", tags=["fine-tuning"], route_class=StrictRoute)
 
 OVER = ("succeeded", "failed", "cancelled")
 NO_JOB = "Could not find fine tune"

@@ -12,10 +12,11 @@ from typing_extensions import TypedDict
 from residency.errors import RequestError
 from residency.server.api.files import Deleted
 from residency.server.api.server import Reader, Trainer
+from residency.server.api.strict_json import StrictRoute
 from residency.server.database.tables import Model
 from residency.server.names import base_model, base_models, unknown, usable_by
 
-router = APIRouter(prefix="/models", tags=["models"])
+router = APIRouter(prefix="/models", tags=["models"], route_class=StrictRoute)
 
 BASE_CREATED = 1_700_000_000
 """Base models were not made here, but clients want a time."""

@@ -14,10 +14,11 @@ from residency.errors import RequestError
 from residency.server.api.files import Deleted
 from residency.server.api.pages import After, Page, as_page, page
 from residency.server.api.server import Admin, Caller
+from residency.server.api.strict_json import StrictRoute
 from residency.server.database.tables import Model, Permission, Project
 from residency.server.names import unknown
 
-router = APIRouter(prefix="/fine_tuning/checkpoints", tags=["fine-tuning"])
+router = APIRouter(prefix="/fine_tuning/checkpoints", tags=["fine-tuning"], route_class=StrictRoute)
 
 ORDERS: dict[str, Literal["asc", "desc"]] = {"ascending": "asc", "descending": "desc"}
 

@@ -13,9 +13,10 @@ from residency.server.api.files import Deleted
 from residency.server.api.job_requests import Metadata
 from residency.server.api.pages import After, Order, Page, as_page, metadata_filter, page
 from residency.server.api.server import Caller, Inferrer, Reader
+from residency.server.api.strict_json import StrictRoute
 from residency.server.database.tables import StoredCompletion
 
-router = APIRouter(prefix="/chat/completions", tags=["chat"])
+router = APIRouter(prefix="/chat/completions", tags=["chat"], route_class=StrictRoute)
 
 
 class Labels(BaseModel):

@@ -16,9 +16,10 @@ from typing_extensions import TypedDict
 from residency.errors import RequestError
 from residency.server.api import files
 from residency.server.api.server import Caller, Trainer
+from residency.server.api.strict_json import StrictRoute
 from residency.server.database.tables import File, Upload, UploadPart
 
-router = APIRouter(tags=["uploads"])
+router = APIRouter(tags=["uploads"], route_class=StrictRoute)
 
 LIFE_SECONDS = 3600
 PART_BYTES = 64 * 2**20
