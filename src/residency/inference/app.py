@@ -58,8 +58,10 @@ def create_app(host: Host) -> Starlette:
 
 
 async def read_body(request: Request) -> dict[str, Any]:
+    """Raises RequestError for what is no JSON object of whole characters."""
     try:
         body = json.loads(await request.body())
+        json.dumps(body, ensure_ascii=False).encode()  # "\\ud800" is JSON, but no character
     except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict):

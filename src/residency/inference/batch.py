@@ -21,6 +21,7 @@ from residency.errors import ModelError, ResourceError, TrainingError
 from residency.inference.adapters import Adapter, Adapters, Source
 from residency.inference.attention import GROWTH, Piece, RowCache
 from residency.inference.choose import choose, describe
+from residency.inference.grammar import unusable
 from residency.inference.model import BaseModel
 from residency.inference.rows import Row
 
@@ -94,10 +95,11 @@ class Batch:
         self._remove_finished()
 
     def fail_all(self, error: ModelError | ResourceError | TrainingError) -> None:
-        for row in [*self.rows, *self.waiting]:
+        for row in self.rows:
             row.fail(error)
         self.rows, self._kept = [], deque(maxlen=KEPT)
-        self.waiting.clear()
+        while self.waiting:  # others may append meanwhile
+            self.waiting.popleft().fail(error)
 
     # ---- who takes part
 
@@ -165,7 +167,8 @@ class Batch:
         """They lose their keys and values, and compute them again when there is room."""
         for row in rows:
             row.cache = RowCache()
-            row.prompt_tokens.clear()
+            if not row.generated:  # else they were told in full
+                row.prompt_tokens.clear()
             self.rows.remove(row)
             self.waiting.appendleft(row)
             self.counts.preempted += 1
@@ -247,6 +250,8 @@ class Batch:
                 continue
             if token is None:
                 row.fail(no_number())
+            elif row.constraint is not None and (problem := row.constraint.problem()):
+                row.fail(unusable("response_format", problem))
             elif row.accept(token):
                 self._kept.append(kept)
             elif len(row.tokens) >= self.context_tokens:

@@ -41,6 +41,10 @@ class Constraint:
         bits: NDArray[np.bool_] = np.unpackbits(mask.view(np.uint8)[0], bitorder="little")[:vocabulary].astype(np.bool_)
         return bits
 
+    def problem(self) -> str:
+        """Why the grammar cannot be followed any further, such as its size; empty while it can."""
+        return str(self._matcher.get_error())
+
     def consume(self, token: int) -> bool:
         """Takes a token that was allowed; returns whether the answer is complete."""
         self._matcher.consume_token(token)
@@ -83,9 +87,11 @@ class Grammars:
 
     def _compile(self, grammar: str, param: str) -> Constraint:
         matcher = llguidance.LLMatcher(self.tokens(), grammar, log_level=0)
-        if matcher.is_error():
-            raise unusable(param, matcher.get_error())
-        return Constraint(matcher)
+        constraint = Constraint(matcher)
+        possible = not matcher.is_error() and constraint.allowed(self._vocabulary).any()
+        if problem := constraint.problem() or ("" if possible else "no answer can follow it"):
+            raise unusable(param, problem)
+        return constraint
 
 
 def unusable(param: str, reason: str) -> RequestError:

@@ -132,7 +132,7 @@ class Asked(Part):
     top_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), _not_null(1.0)] = 1.0
     presence_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False), _not_null(0.0)] = 0.0
     frequency_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False), _not_null(0.0)] = 0.0
-    logit_bias: Annotated[dict[int, Annotated[float, Field(ge=-100, le=100)]], _not_null({})] = {}
+    logit_bias: Annotated[dict[int, Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]], _not_null({})] = {}
     stop: str | list[str] | None = None
     seed: int | None = None
     stream: Annotated[bool, _not_null(False)] = False

@@ -131,7 +131,8 @@ def _json_at(text: str, place: int) -> tuple[Any, int]:
 
 def _function(name: str, arguments: Any) -> Function:
     text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-    return Function(name=name.strip(), arguments=text)
+    whole = text.encode(errors="surrogatepass").decode(errors="replace")  # "\\ud800" is JSON, but no character
+    return Function(name=name.strip(), arguments=whole)
 
 
 def call_grammar(

@@ -13,6 +13,9 @@ from residency.inference.host import Place
 from residency.inference.requests import Asked
 from residency.inference.rows import Manner, Piece, Row
 
+MOST_ROWS = 2048
+"""Answers that one request may ask for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -60,6 +63,9 @@ class Work:
 def add_rows(work: Work, plans: Sequence[Plan], asked: Asked, place: Place) -> None:
     """Raises RequestError where a prompt does not fit or a setting cannot be followed."""
     seed = asked.seed if asked.seed is not None else random.SystemRandom().getrandbits(64)
+    if (count := sum(plan.choices for plan in plans)) > MOST_ROWS:
+        raise RequestError(f"{count} answers in one request are too many: at most {MOST_ROWS}", param="n",
+                           code="invalid_value")  # fmt: skip
     for plan in plans:
         work.rows += _rows(work, plan, asked, place, seed)
 

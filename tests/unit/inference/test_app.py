@@ -241,15 +241,36 @@ def test_the_best_of_several_is_the_likeliest(asked: Any) -> None:
         ({"response_format": {"type": "json_schema"}}, "missing_required_parameter", "response_format.json_schema"),
         ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "thing"}}}},
          None, "response_format 'x'"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": []}}}},
+         None, "response_format 'x'"),
         ({"tools": [LIGHT], "tool_choice": {"type": "function", "function": {"name": "x"}}}, None, "tool_choice"),
     ],
     ids=lambda value: str(value)[:40],
 )  # fmt: skip
-def test_what_is_wrong_is_named_as_openai_does(asked: Any, body: dict[str, Any], code: str | None, param: str) -> None:
+def test_what_is_wrong_is_named_as_openai_does(
+    asked: Any, body: dict[str, Any], code: str | None, param: str | None
+) -> None:
     error = asked(**body)["error"]
     assert error["type"] == "invalid_request_error"
     assert error["param"] == param
     assert code is None or error["code"] == code
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b"[" * 100_000,
+        b'{"model": {"base": "x"}, "messages": [{"role": "user", "content": "\\ud800"}]}',
+    ],
+    ids=["empty", "a list", "broken", "deep", "half a character"],
+)
+def test_a_body_that_is_no_json_object_of_whole_characters_is_refused(client: TestClient, body: bytes) -> None:
+    answer = client.post("/chat/completions", content=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "invalid_json"
 
 
 def test_null_means_the_default_and_unknown_fields_are_ignored(asked: Any) -> None:

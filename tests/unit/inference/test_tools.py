@@ -12,7 +12,7 @@ from residency.data.messages import Message
 from residency.data.render import renderer_for
 from residency.data.templates import NAMED
 from residency.inference.grammar import JSON_OPTIONS, Grammars
-from residency.inference.tools import call_grammar, find_calls, learn_calls
+from residency.inference.tools import call_grammar, find_calls, learn_calls, plain_end
 from tests.unit.inference.small import make_tokenizer
 
 HERMES = NAMED["chatml"].jinja
