@@ -67,6 +67,8 @@ def test_a_module_imports_only_from_its_own_layer_or_below(path: Path) -> None:
         "residency.graders.score",
         "residency.records",
         "residency.server.database.queue",
+        "residency.server.supervise",
+        "residency.server.worker",
         "residency.cli",
     ],
 )

@@ -17,6 +17,8 @@ from residency.errors import ResidencyError
 from residency.records import RunFolder
 from residency.server.supervise_watch import end_with_parent
 
+PARENT = "parent.txt"
+"""Beside the run file: the adapter that is to be trained further, merged into its base first."""
 SECONDS_TO_SAVE = 20.0
 """How long a trainer whose worker has died may take for its last checkpoint."""
 
@@ -43,9 +45,24 @@ def train(run_file: Path, runs: Path) -> None:
 
         write_report(run)
         return
+    parent, base = run_file.with_name(PARENT), Path(config.model.id)
+    if parent.exists() and not base.exists():
+        merge(Path(parent.read_text()), base)
     from residency import pipeline
 
     pipeline.run(config, runs, resume=begun)
+
+
+def merge(adapter: Path, out: Path) -> None:
+    """The model that this adapter makes of its base, standing alone. Raises RunError."""
+    from residency.exports.merge import new_folder, own_dtype, write_merged
+    from residency.models.quiet import quiet_transformers
+    from residency.stages.prepare import read_resolved
+
+    run = next(folder for folder in adapter.parents if (folder / "resolved.json").exists())
+    resolved, _ = read_resolved(RunFolder(run))
+    with new_folder(out) as aside, quiet_transformers():
+        write_merged(adapter, resolved, own_dtype(resolved), aside)
 
 
 if __name__ == "__main__":

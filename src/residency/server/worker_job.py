@@ -22,6 +22,7 @@ from residency.server.database.queue import LeaseLost
 from residency.server.database.tables import Job
 from residency.server.ids import new_id
 from residency.server.names import tuned_name
+from residency.server.trainer import PARENT
 from residency.server.worker_attempt import Attempt, Desk, Told, say
 from residency.server.worker_files import local_files
 from residency.server.worker_finish import cancel, close, complete, fail, leave, snapshot
@@ -82,12 +83,15 @@ def carry_out(attempt: Attempt) -> None:
 def begin(attempt: Attempt) -> None:
     """The run file and the data, and what is said of a first, a resumed or an orphaned attempt."""
     job, notes = attempt.job, attempt.notes
+    further = base_of_its_own(attempt) if job.parent else {}
     config = run_config(job, *local_files(attempt.desk, job))
     durable.write_text(attempt.work / "run.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     told: list[Told] = []
     fresh: dict[str, Any] = {"started": True, "open": True}
     if not notes["started"]:
         told = [Told("Fine-tuning job started")]
+        if further:
+            told.append(Told(f"{job.model} is trained further: its adapter is merged into its base first"))
         fresh |= {"name": tuned_name(job.model, attempt.desk.settings.organization, job.suffix),
                   "result_file": new_id("file-")}  # fmt: skip
     elif notes["open"]:
@@ -95,8 +99,18 @@ def begin(attempt: Attempt) -> None:
         told = [Told("The worker of this job ended unexpectedly; another takes it up", level="warn")]
     elif job.status == "queued":
         told = [Told("Fine-tuning job resumed")]
-    say(attempt, told, fresh, status="running", started_at=job.started_at or time.time())
+    say(attempt, told, fresh, status="running", started_at=job.started_at or time.time(), **further)
     job.status = "running"
+
+
+def base_of_its_own(attempt: Attempt) -> dict[str, str]:
+    """An earlier result that is trained further becomes a base: the trainer merges it into this folder."""
+    job = attempt.job
+    job.base = str(attempt.desk.settings.home.absolute() / "bases" / job.id)
+    with durable.disk_errors(attempt.work):
+        attempt.work.mkdir(parents=True, exist_ok=True)
+    durable.write_text(attempt.work / PARENT, str(job.parent))
+    return {"base": job.base}
 
 
 def train_to_an_end(attempt: Attempt) -> Ending:

@@ -25,17 +25,19 @@ PATIENCE_SECONDS = 240.0
 
 class Server:
     def __init__(self, home: Path, *arguments: str) -> None:
-        self.home = home
+        self.file = home.parent / "serve.log"
+        self.file.touch()
+        self.before = self.file.stat().st_size
         command = "import sys; from residency.cli import main; sys.exit(main())"
-        with (home.parent / "serve.log").open("ab") as log:
+        with self.file.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", command, "serve", "--home", str(home), "--port", "0", *arguments],
                 stdin=subprocess.DEVNULL, stderr=log,
             )  # fmt: skip
-        self.written = len(self.log())
 
     def log(self) -> str:
-        return (self.home.parent / "serve.log").read_text()
+        """What this server has said, and none before it."""
+        return self.file.read_bytes()[self.before :].decode()
 
     def client(self) -> OpenAI:
         """As users make it; it waits until the server says where it is."""

@@ -118,6 +118,24 @@ def test_the_jobs_copies_of_the_data_go_with_its_end(home: Home, finished: str) 
     assert not list((home.settings.home / "work" / finished).glob("*.jsonl"))
 
 
+def test_a_tuned_model_can_be_trained_further(home: Home, model: Path, finished: str) -> None:
+    """From a checkpoint of it, with what a client sends for that: its name as the model."""
+    checkpoint = home.checkpoints(finished)[0].name
+    parent = home.model(checkpoint)
+    job = home.create(model, home.upload(jsonl(rows(12))), model=checkpoint, parent=parent.adapter, suffix="more",
+                      extensions=PLAIN, hyperparameters={"n_epochs": 1})  # fmt: skip
+    home.work_here()
+    done = home.job(job)
+    assert done.status == "succeeded", done.error
+    assert done.fine_tuned_model is not None
+    assert done.fine_tuned_model.startswith("ft:tiny:org:more:"), "the base's name stays"
+    further = home.model(done.fine_tuned_model)
+    assert (Path(further.base) / "config.json").is_file()
+    assert further.base == done.base != str(model)
+    base, merged = (load_file(folder / "model.safetensors") for folder in (model, Path(further.base)))
+    assert any(bool((base[key] != merged[key]).any()) for key in base)
+
+
 # ---- jobs that cannot succeed
 
 
