@@ -98,6 +98,22 @@ def test_what_is_no_call_of_an_offered_function_stays_text(name: str, text: str)
     assert find_calls(text, shape, NAMES) == (text, [])
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_part_of_a_call_is_streamed_as_text(name: str) -> None:
+    template = template_of(name)
+    shape = learn_calls(template)
+    assert shape is not None
+    call_text = written(template, call("light", {"on": True}))
+    said = "Let me see, [1] <b>.\n" if shape.mark else ""
+    text = said + call_text[call_text.index(shape.preamble + shape.mark) :]
+    content, calls = find_calls(text, shape, NAMES)
+    assert calls
+    for end in range(len(text) + 1):
+        shown = text[: plain_end(text[:end], shape)]
+        assert content.startswith(shown)
+        assert text[:end].startswith(shown)
+
+
 ON = {"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"], "additionalProperties": False}
 TOOLS = [
     {"type": "function", "function": {"name": "light", "parameters": ON}},
