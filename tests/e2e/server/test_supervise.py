@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 from openai import OpenAI
@@ -113,6 +114,7 @@ def test_a_job_outlives_every_process_of_its_server(tmp_path: Path) -> None:
         assert steps(client, job) == list(range(300, 0, -1))
         names = [one.fine_tuned_model_checkpoint for one in client.fine_tuning.jobs.checkpoints.list(job)]
         assert names[0] == done.fine_tuned_model
+        wait_until(lambda: httpx.get(str(client.base_url.join("/readyz")), timeout=60).json()["inference"] == "ok")
         for name in names:
             answer = client.chat.completions.create(
                 model=name, messages=[{"role": "user", "content": "red 77"}], temperature=0, max_tokens=8
