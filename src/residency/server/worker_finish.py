@@ -30,7 +30,6 @@ def complete(attempt: Attempt, log_metrics: LogMetrics) -> None:
     summary = run.read("summary.json", Summary)
     metrics = all_metrics(run)
     table = result_csv(metrics)
-    attempt.desk.storage.write(notes["result_file"], io.BytesIO(table))
     for step in notes["checkpoints"]:
         add_tokenizer(run, int(step))
     step = summary.best_step or summary.steps
@@ -40,6 +39,7 @@ def complete(attempt: Attempt, log_metrics: LogMetrics) -> None:
     told += [Told(f"New fine-tuned model created: {notes['name']}"), Told("The job has successfully completed")]
 
     def change(session: Session) -> None:
+        attempt.desk.storage.write(notes["result_file"], io.BytesIO(table))  # a full disk is waited for, too
         release(
             session, job, "succeeded", progress=notes | {"open": False}, finished_at=time.time(),
             fine_tuned_model=notes["name"], result_files=[notes["result_file"]], trained_tokens=summary.tokens,

@@ -11,13 +11,16 @@ import logging
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from typing import Any, Literal, TypeAlias
 
+import httpx
 import yaml
 
 from residency import durable
 from residency.errors import Interrupted, ResidencyError, RunError
 from residency.server import worker_child as child
+from residency.server.ask import Inference
 from residency.server.database.queue import LeaseLost
 from residency.server.database.tables import Job
 from residency.server.ids import new_id
@@ -59,13 +62,17 @@ def train(desk: Desk, job: Job) -> None:
 def carry_out(attempt: Attempt) -> None:
     ending = asked_to_end(attempt)
     if ending is None:
+        if attempt.notes["open"] and count_crash(attempt) > MOST_CRASHES:
+            give_up(attempt, "with its worker")
+            return
         try:
             begin(attempt)
         except ResidencyError as error:
             fail(attempt, error.as_record())
             return
         child.bury_former(attempt.work)
-        ending = train_to_an_end(attempt)
+        make_room(attempt.desk)
+        ending = asked_to_end(attempt) or train_to_an_end(attempt)
     match ending:
         case "lost":
             raise LeaseLost(attempt.job.id)
@@ -81,7 +88,7 @@ def carry_out(attempt: Attempt) -> None:
 
 
 def begin(attempt: Attempt) -> None:
-    """The run file and the data, and what is said of a first, a resumed or an orphaned attempt."""
+    """The run file and the data, and what is said of a first or an orphaned attempt."""
     job, notes = attempt.job, attempt.notes
     further = base_of_its_own(attempt) if job.parent else {}
     config = run_config(job, *local_files(attempt.desk, job))
@@ -95,12 +102,16 @@ def begin(attempt: Attempt) -> None:
         fresh |= {"name": tuned_name(job.model, attempt.desk.settings.organization, job.suffix),
                   "result_file": new_id("file-")}  # fmt: skip
     elif notes["open"]:
-        count_crash(attempt)
         told = [Told("The worker of this job ended unexpectedly; another takes it up", level="warn")]
-    elif job.status == "queued":
-        told = [Told("Fine-tuning job resumed")]
     say(attempt, told, fresh, status="running", started_at=job.started_at or time.time(), **further)
     job.status = "running"
+
+
+def make_room(desk: Desk) -> None:
+    """On a GPU the models that answer questions give their memory to training; they come back when they are asked."""
+    if desk.leased_device and desk.device != "cpu":
+        with suppress(httpx.HTTPError):  # where no inference process runs, there is nothing to unload
+            Inference(desk.settings.inference_url).waiting.post("/unload", json={})
 
 
 def base_of_its_own(attempt: Attempt) -> dict[str, str]:
@@ -195,14 +206,7 @@ def after_a_crash(attempt: Attempt, code: int) -> Ending | None:
     words = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     crashes = count_crash(attempt)
     if crashes > MOST_CRASHES:
-        fail(
-            attempt,
-            {
-                "code": "trainer_died",
-                "message": f"The trainer died {crashes} times (the last time by {words}) "
-                f"without getting past step {attempt.notes['crashed_at']}; most often that is memory which ran out",
-            },
-        )
+        give_up(attempt, f"by {words}")
         return "ended"
     say(attempt, [Told(f"The trainer died ({words}); training goes on from its last checkpoint", level="warn")])
     until = time.monotonic() + min(2.0 ** (crashes - 2), MOST_BACKOFF_SECONDS)
@@ -211,6 +215,17 @@ def after_a_crash(attempt: Attempt, code: int) -> Ending | None:
             return ending
         time.sleep(POLL_SECONDS)
     return None
+
+
+def give_up(attempt: Attempt, how: str) -> None:
+    fail(
+        attempt,
+        {
+            "code": "trainer_died",
+            "message": f"The trainer died {attempt.notes['crashes']} times (the last time "
+            f"{how}) without getting past step {attempt.notes['crashed_at']}; most often that is memory which ran out",
+        },
+    )
 
 
 def count_crash(attempt: Attempt) -> int:
