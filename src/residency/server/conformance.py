@@ -27,7 +27,7 @@ from residency.server.database import tables as t
 
 JOB, CHECKPOINT = "ft-AF1WoRqd3aJAHsqc9NY7iL8F", "ft:gpt-4o-mini-2024-07-18:org:weather:B7R9VjQd"
 TUNED, PERMISSION = "ft:gpt-4o-mini:acemeco:suffix:abc123", "cp_zc4Q7MP6XxulcVzj4MZdwsAB"
-FILES = ("file-abc123", "file_id", "input_file_id")
+FILES = ("file-abc123", "file_id", "input_file_id", "string")
 UPLOAD, COMPLETION, EVAL, RUN, ITEM, BATCH = (
     "upload_abc123", "completion_id", "eval_id", "run_id", "output_item_id", "batch_id",
 )  # fmt: skip

@@ -14,7 +14,7 @@ import fsspec
 
 from residency.errors import ConfigError, RequestError, ResourceError
 
-OUR_ID = re.compile(r"[a-z]+[-_][A-Za-z0-9_-]{1,60}")
+OUR_ID = re.compile(r"[A-Za-z0-9_-]{1,80}")
 BLOCK_BYTES = 2**20
 
 

@@ -79,8 +79,7 @@ def create_eval(caller: Trainer, body: NewEval) -> EvalObject:
     if config.type != "custom":
         raise RequestError(f"data sources of the type `{config.type}` are not there", code="not_available",
                            param="data_source_config.type", hint="use `custom`, with the rows in the run")  # fmt: skip
-    if not caller.lenient:
-        check_graders([parse_grader(one, caller.server.settings) for one in body.testing_criteria])
+    check_graders([parse_grader(one, caller.server.settings) for one in body.testing_criteria])
     schema = {"type": "object", "properties": {"item": config.item_schema or {}}, "required": ["item"]}
     if config.include_sample_schema:
         schema["properties"] = {"item": config.item_schema or {}, "sample": {"type": "object"}}
