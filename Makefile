@@ -33,5 +33,5 @@ $(DEMO)/data/train.jsonl: $(DEMO)/make_data.py $(DEMO)/home.py .venv/installed
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Residency needs Python 3.11 or newer; $(PYTHON) is not. Name another: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --constraint constraints.txt --editable '.[demo,dev]'
+	$(BIN)/pip install --constraint constraints.txt --editable '.[demo,dev,server]'
 	@touch $@

@@ -9,6 +9,7 @@
     ├── TrainingError             exit 6    HTTP 500   the loss became NaN or exploded
     ├── RunError                  exit 7    HTTP 409   a run folder is missing, damaged or already in use
     ├── GraderError               exit 8    HTTP 400   a grader is wrong or could not answer
+    ├── RequestError              exit 10   HTTP 400   a request is refused; or 401, 403, 404, 413, 429
     └── Interrupted               exit 130  HTTP 409   Ctrl-C or SIGTERM; a checkpoint was left
 
 An error says what happened (`message`), which input caused it (`param`, a dotted path or a file) and what to do
@@ -113,6 +114,17 @@ class GraderError(ResidencyError):
     exit_code = 8
     http_status = 400
     default_code = "invalid_grader"
+
+
+class RequestError(ResidencyError):
+    exit_code = 10
+    http_status = 400
+    default_code = "invalid_request"
+
+    def __init__(self, message: str, *, status: int = 400, code: str | None = None, param: str | None = None,
+                 hint: str | None = None) -> None:  # fmt: skip
+        super().__init__(message, code=code, param=param, hint=hint)
+        self.status = status
 
 
 class Interrupted(ResidencyError):

@@ -27,6 +27,8 @@ LAYERS = [
     {"advisor"},
     {"exports"},
     {"pipeline"},
+    {"inference"},
+    {"server"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -66,6 +68,9 @@ def test_a_module_imports_only_from_its_own_layer_or_below(path: Path) -> None:
         "residency.data.validate",
         "residency.graders.score",
         "residency.records",
+        "residency.server.database.queue",
+        "residency.server.supervise",
+        "residency.server.worker",
         "residency.cli",
     ],
 )

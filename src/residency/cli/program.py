@@ -21,10 +21,12 @@ from residency.cli import (
     estimate,
     evaluate,
     export,
+    keys,
     models,
     report,
     runs,
     select,
+    serve,
     train,
 )
 from residency.cli.output import print_answer, print_error, print_line
@@ -41,6 +43,7 @@ EXIT_CODES = {
     7: "a run folder is missing, damaged or in use",
     8: "a grader is wrong or could not answer",
     9: "the result may not be shipped (`residency train --gate`)",
+    10: "the server refused a request",
     130: "interrupted; a checkpoint was left if training had begun",
 }
 
@@ -65,6 +68,8 @@ runs.add_to(app)
 report.add_to(app)
 models.add_to(app)
 export.add_to(app)
+serve.add_to(app)
+keys.add_to(app)
 
 
 def show_version(wanted: bool) -> None:

@@ -87,6 +87,8 @@ class Train(Section, Generic[A]):
     """Tokens that pass through the model at once; changes speed and memory, never the result."""
     learning_rate: Annotated[float, Field(gt=0)] | A = AUTO
     """Peak learning rate."""
+    learning_rate_multiplier: Annotated[float, Field(gt=0)] = 1.0
+    """Scales the rate that `learning_rate: auto` comes to; a rate that is given stays as it is."""
     schedule: Literal["linear", "cosine", "constant", "wsd"] = "linear"
     """How the rate falls after warm-up; `wsd` stays constant and decays over the last fifth."""
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.03
@@ -97,13 +99,13 @@ class Train(Section, Generic[A]):
     """The gradient is scaled down to this norm; null for no limit."""
     seed: int = 0
     """Fixes the order of the rows, the adapter's start and the dropout."""
-    eval_every_steps: Annotated[int, Field(ge=1)] | A = AUTO
-    """Steps between two measurements of the held-out loss."""
+    eval_every_steps: Annotated[int, Field(ge=1)] | Literal["epoch"] | A = AUTO
+    """Steps between two measurements of the held-out loss, or `epoch` for one at the end of each epoch."""
     patience: Annotated[int, Field(ge=1)] | None = 3
     """Stop after this many measurements without a better held-out loss, or after two that say OVERFIT; null to train to
     the end."""
-    save_every_steps: Annotated[int, Field(ge=1)] | A = AUTO
-    """Steps between two checkpoints."""
+    save_every_steps: Annotated[int, Field(ge=1)] | Literal["epoch"] | A = AUTO
+    """Steps between two checkpoints, or `epoch` for one at the end of each epoch."""
     save_every_minutes: Annotated[float, Field(gt=0)] = 10.0
     """A checkpoint is written after this time even if its step has not come."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 3

@@ -127,13 +127,17 @@ def epochs(values: Values, facts: Facts) -> tuple[float, str]:
 
 
 def peak_learning_rate(values: Values, facts: Facts) -> tuple[float, str]:
-    return learning_rate(
+    rate, why = learning_rate(
         values["adapter"],
         hidden_size=facts.hidden_size,
         parameters=facts.parameters,
         steps=total_steps(values, facts),
         batch_size=values["train"]["batch_size"],
     )
+    multiplier = values["train"]["learning_rate_multiplier"]
+    if multiplier == 1:
+        return rate, why
+    return float(f"{rate * multiplier:.3g}"), f"{why} {multiplier:g} times that: train.learning_rate_multiplier."
 
 
 def recompute_layers(values: Values, facts: Facts) -> tuple[int, str]:
@@ -177,9 +181,9 @@ def eval_every_steps(values: Values, facts: Facts) -> tuple[int, str]:
     )
 
 
-def save_every_steps(values: Values, facts: Facts) -> tuple[int, str]:
+def save_every_steps(values: Values, facts: Facts) -> tuple[int | str, str]:
     if facts.has_eval:
-        every: int = values["train"]["eval_every_steps"]
+        every: int | str = values["train"]["eval_every_steps"]
         return every, "With every measurement, so that the best one can be restored."
     steps = total_steps(values, facts)
     return min(

@@ -15,6 +15,7 @@ import numpy as np
 
 from residency.config.model import Train
 from residency.config.section import Final
+from residency.config.steps import is_due, total_steps
 from residency.data.messages import Rendered
 from residency.engine.checkpoint import Checkpoints, Progress, random_state, set_random_state
 from residency.engine.engine import Engine, Loss
@@ -40,11 +41,6 @@ class Outcome:
     progress: Progress
     stopped_early: bool
     total_steps: int
-
-
-def total_steps(settings: Train[Final], rows: int) -> int:
-    steps = math.ceil(settings.epochs * rows / settings.batch_size)
-    return min(steps, settings.max_steps) if settings.max_steps else steps
 
 
 def train(
@@ -75,12 +71,13 @@ def train(
             advance(note=f"loss {state.recent_losses[-1]:.3f}")
 
             last = state.step == total
-            if state.step % settings.eval_every_steps == 0 or last:
+            if is_due(settings.eval_every_steps, state.step, settings.batch_size, len(rows)) or last:
                 state = measure(engine, name, held_out, state, settings, checkpoints, len(rows), keep)
                 stopped_early = out_of_patience(state, settings, keep) and not last
             overdue = time.monotonic() - saved_at > settings.save_every_minutes * 60
             signal = stop_requested()
-            if state.step % settings.save_every_steps == 0 or last or overdue or signal or stopped_early:
+            save = is_due(settings.save_every_steps, state.step, settings.batch_size, len(rows))
+            if save or last or overdue or signal or stopped_early:
                 path = checkpoints.save(state, lambda folder: engine.save(name, folder))
                 saved_at = time.monotonic()
             if signal:

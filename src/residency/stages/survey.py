@@ -10,12 +10,12 @@ import torch
 
 from residency.config.model import ResolvedConfig, RunConfig
 from residency.config.resolve import resolve
+from residency.config.steps import total_steps
 from residency.data.audit.audit import Audit, with_findings
 from residency.data.audit.findings import Finding, count
 from residency.data.lengths import fit_length
 from residency.data.messages import Origin, Rendered
 from residency.methods.order import rows_of_step
-from residency.methods.sft import total_steps
 from residency.models.facts import Estimate, matmul_rate, model_facts
 from residency.models.facts import estimate as estimate_need
 from residency.models.load import load_config

@@ -165,6 +165,15 @@ def test_five_measurements_an_epoch_each_with_a_checkpoint() -> None:
     assert config.train.eval_every_steps == config.train.save_every_steps == 18
     config, _ = resolved(train={"eval_every_steps": 7})
     assert config.train.save_every_steps == 7
+    config, _ = resolved(train={"eval_every_steps": "epoch"})
+    assert config.train.save_every_steps == "epoch"
+
+
+def test_a_multiplier_scales_the_rate_that_auto_comes_to_and_no_other() -> None:
+    scaled = {"train": {"learning_rate_multiplier": 0.5}}
+    assert rate(**scaled) == pytest.approx(rate() / 2, rel=0.01)
+    assert "0.5 times" in resolved(**scaled)[1]["train.learning_rate"]
+    assert rate(train={"learning_rate_multiplier": 0.5, "learning_rate": 1e-3}) == 1e-3
 
 
 def test_without_held_out_rows_checkpoints_are_a_tenth_of_the_run_apart() -> None:

@@ -12,9 +12,8 @@ from residency.engine.adapters import ADAPTER
 from residency.engine.engine import Engine
 from residency.engine.optim import StepSettings
 from residency.engine.speed import Speed
-from residency.methods.order import order_of_epoch
+from residency.methods.order import order_of_epoch, rows_of_step
 from residency.methods.row_losses import FILE, by_row, hardest, note_losses, write_hard_rows
-from residency.methods.sft import rows_of_step
 from residency.records import HardRows, RunFolder
 from tests.conftest import tiny_llama
 from tests.numerics.test_sft_equals_plain import LORA

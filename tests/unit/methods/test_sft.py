@@ -10,7 +10,8 @@ from residency.config.model import Train
 from residency.engine.checkpoint import Progress
 from residency.engine.engine import FULL, Engine
 from residency.errors import TrainingError
-from residency.methods.sft import require_finite, require_no_explosion, rows_of_step, total_steps, train
+from residency.methods.order import rows_of_step
+from residency.methods.sft import require_finite, require_no_explosion, train
 from residency.records import RunFolder
 from tests.conftest import random_rows, tiny_llama
 
@@ -39,21 +40,6 @@ def test_the_order_differs_by_epoch_and_seed_and_follows_from_them_alone() -> No
 
 def test_the_last_step_of_an_epoch_goes_on_into_the_next() -> None:
     assert rows_of_step(1, 6, 10, 0)[4:] == rows_of_step(0, 20, 10, 0)[10:12]
-
-
-@pytest.mark.parametrize(
-    ("changes", "rows", "steps"),
-    [
-        ({}, 80, 30),
-        ({}, 81, 31),
-        ({"epochs": 0.5}, 80, 5),
-        ({"max_steps": 7}, 80, 7),
-        ({"max_steps": 70}, 80, 30),
-        ({}, 1, 1),
-    ],
-)
-def test_steps_follow_from_epochs_unless_they_are_bounded(changes: dict[str, object], rows: int, steps: int) -> None:
-    assert total_steps(settings(**changes), rows) == steps
 
 
 def at(*losses: float, first: float = 2.0) -> Progress:

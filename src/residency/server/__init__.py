@@ -1,0 +1,1 @@
+"""The OpenAI-compatible server: `residency serve`. Nothing in this package imports torch; docs/server.md is its map."""

@@ -1,0 +1,236 @@
+"""The life of a job from `queued` to its end: trained in a child, told step by step, and taken up again after anything.
+
+Whatever dies, the run folder and the job's row say how far it came. Each write names the attempt that makes it, so a
+worker that was thought dead changes nothing any more.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from typing import Any, Literal, TypeAlias
+
+import httpx
+import yaml
+
+from residency import durable
+from residency.errors import Interrupted, ResidencyError, RunError
+from residency.server import worker_child as child
+from residency.server.ask import Inference
+from residency.server.database.queue import LeaseLost
+from residency.server.database.tables import Job
+from residency.server.ids import new_id
+from residency.server.names import tuned_name
+from residency.server.trainer import PARENT
+from residency.server.worker_attempt import Attempt, Desk, Told, say
+from residency.server.worker_files import local_files
+from residency.server.worker_finish import cancel, close, complete, fail, leave, snapshot
+from residency.server.worker_follow import Follower
+from residency.server.worker_pulse import pulse
+from residency.server.worker_results import saved_steps
+from residency.server.worker_settings import run_config
+from residency.server.worker_tell import tell
+from residency.server.worker_wandb import LogMetrics, wandb_runs
+
+log = logging.getLogger(__name__)
+POLL_SECONDS = 0.25
+MOST_CRASHES = 10
+"""So often a trainer may die without a new checkpoint before the job fails."""
+MOST_BACKOFF_SECONDS = 30.0
+NEW_NOTES: dict[str, Any] = {
+    "started": False, "open": False, "planned": False, "step": 0, "messages": 0, "crashes": 0, "crashed_at": 0,
+    "checkpoints": {},
+}  # fmt: skip
+
+Ending: TypeAlias = Literal["ended", "lost", "cancel", "pause", "stop"]
+
+
+def train(desk: Desk, job: Job) -> None:
+    """Carries a claimed job as far as it goes: to its end, to a pause, or to the worker's own."""
+    with pulse(desk.database, job, desk.leased_device) as beating:
+        attempt = Attempt(desk, job, beating, NEW_NOTES | job.progress)
+        try:
+            carry_out(attempt)
+        except LeaseLost:
+            log.warning("%s: another worker has it now", job.id)
+
+
+def carry_out(attempt: Attempt) -> None:
+    ending = asked_to_end(attempt)
+    if ending is None:
+        if attempt.notes["open"] and count_crash(attempt) > MOST_CRASHES:
+            give_up(attempt, "with its worker")
+            return
+        try:
+            begin(attempt)
+        except ResidencyError as error:
+            fail(attempt, error.as_record())
+            return
+        child.bury_former(attempt.work)
+        make_room(attempt.desk)
+        ending = asked_to_end(attempt) or train_to_an_end(attempt)
+    match ending:
+        case "lost":
+            raise LeaseLost(attempt.job.id)
+        case "cancel":
+            cancel(attempt)
+        case "pause":
+            snapshot(attempt)
+            close(attempt, "paused", "Fine-tuning job paused")
+        case "stop":
+            leave(attempt)
+        case "ended":
+            pass
+
+
+def begin(attempt: Attempt) -> None:
+    """The run file and the data, and what is said of a first or an orphaned attempt."""
+    job, notes = attempt.job, attempt.notes
+    further = base_of_its_own(attempt) if job.parent else {}
+    config = run_config(job, *local_files(attempt.desk, job))
+    durable.write_text(attempt.work / "run.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    told: list[Told] = []
+    fresh: dict[str, Any] = {"started": True, "open": True}
+    if not notes["started"]:
+        told = [Told("Fine-tuning job started")]
+        if further:
+            told.append(Told(f"{job.model} is trained further: its adapter is merged into its base first"))
+        fresh |= {"name": tuned_name(job.model, attempt.desk.settings.organization, job.suffix),
+                  "result_file": new_id("file-")}  # fmt: skip
+    elif notes["open"]:
+        told = [Told("The worker of this job ended unexpectedly; another takes it up", level="warn")]
+    say(attempt, told, fresh, status="running", started_at=job.started_at or time.time(), **further)
+    job.status = "running"
+
+
+def make_room(desk: Desk) -> None:
+    """On a GPU the models that answer questions give their memory to training; they come back when they are asked."""
+    if desk.leased_device and desk.device != "cpu":
+        with suppress(httpx.HTTPError):  # where no inference process runs, there is nothing to unload
+            Inference(desk.settings.inference_url).waiting.post("/unload", json={})
+
+
+def base_of_its_own(attempt: Attempt) -> dict[str, str]:
+    """An earlier result that is trained further becomes a base: the trainer merges it into this folder."""
+    job = attempt.job
+    job.base = str(attempt.desk.settings.home.absolute() / "bases" / job.id)
+    with durable.disk_errors(attempt.work):
+        attempt.work.mkdir(parents=True, exist_ok=True)
+    durable.write_text(attempt.work / PARENT, str(job.parent))
+    return {"base": job.base}
+
+
+def train_to_an_end(attempt: Attempt) -> Ending:
+    """Trainer after trainer, until the run is over, has failed, or is not wanted here any more."""
+    with wandb_runs(attempt) as log_metrics:
+        while not is_over(attempt):
+            ending, code = one_trainer(attempt, log_metrics)
+            if ending in ("lost", "cancel"):
+                return ending
+            if is_over(attempt):
+                break
+            if ending != "ended":
+                return ending
+            if error := failure(attempt, code):
+                fail(attempt, error)
+                return "ended"
+            if stopped := after_a_crash(attempt, code):
+                return stopped
+        complete(attempt, log_metrics)
+    return "ended"
+
+
+def is_over(attempt: Attempt) -> bool:
+    """The report is what the pipeline writes last."""
+    return (attempt.run / "report.html").exists()
+
+
+def one_trainer(attempt: Attempt, log_metrics: LogMetrics) -> tuple[Ending, int]:
+    """How it came to its end, and its exit code."""
+    desk, follower = attempt.desk, Follower(attempt.run)
+    ending: Ending = "lost"
+    process = child.start_trainer(desk.program, attempt.work, desk.settings.runs, desk.device)
+    try:
+        ending = follow(attempt, process, follower, log_metrics)
+    finally:
+        code = child.stop(process, seconds=0 if ending in ("lost", "cancel") else child.SECONDS_TO_STOP)
+    if ending != "lost":
+        tell(attempt, follower, log_metrics, over=False)
+    return ending, code
+
+
+def follow(attempt: Attempt, process: subprocess.Popen[bytes], follower: Follower, log_metrics: LogMetrics) -> Ending:
+    while True:
+        try:
+            process.wait(POLL_SECONDS)
+            return "ended"
+        except subprocess.TimeoutExpired:
+            tell(attempt, follower, log_metrics, over=False)
+        if ending := asked_to_end(attempt):
+            return ending
+
+
+def asked_to_end(attempt: Attempt) -> Ending | None:
+    if attempt.pulse.lost:
+        return "lost"
+    if attempt.pulse.wanted == "cancel":
+        return "cancel"
+    if attempt.pulse.wanted == "pause":
+        return "pause"
+    return "stop" if attempt.desk.stopping.is_set() else None
+
+
+# ---- after a trainer that nobody asked to end
+
+
+def failure(attempt: Attempt, code: int) -> dict[str, Any] | None:
+    """Why training cannot succeed, as the trainer said it; None where another try may end better."""
+    if code <= 0 or code in (RunError.exit_code, Interrupted.exit_code):
+        return None
+    try:
+        record: dict[str, Any] = json.loads((attempt.run / "error.json").read_bytes())
+    except (OSError, ValueError):
+        record = {}
+    if record.get("exit_code") == code:
+        return record
+    log.error("%s: the trainer said: %s", attempt.job.id, child.last_words(attempt.work))
+    return {"code": "trainer_failed", "message": f"The trainer ended with code {code}; the server's log has its words"}
+
+
+def after_a_crash(attempt: Attempt, code: int) -> Ending | None:
+    """Waits a little before the next try, unless there is a reason to end. A job that never gets further fails."""
+    words = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    crashes = count_crash(attempt)
+    if crashes > MOST_CRASHES:
+        give_up(attempt, f"by {words}")
+        return "ended"
+    say(attempt, [Told(f"The trainer died ({words}); training goes on from its last checkpoint", level="warn")])
+    until = time.monotonic() + min(2.0 ** (crashes - 2), MOST_BACKOFF_SECONDS)
+    while time.monotonic() < until:
+        if ending := asked_to_end(attempt):
+            return ending
+        time.sleep(POLL_SECONDS)
+    return None
+
+
+def give_up(attempt: Attempt, how: str) -> None:
+    fail(
+        attempt,
+        {
+            "code": "trainer_died",
+            "message": f"The trainer died {attempt.notes['crashes']} times (the last time "
+            f"{how}) without getting past step {attempt.notes['crashed_at']}; most often that is memory which ran out",
+        },
+    )
+
+
+def count_crash(attempt: Attempt) -> int:
+    """Deaths in a row without a new checkpoint between them, this one included."""
+    saved, notes = max(saved_steps(attempt.run), default=0), attempt.notes
+    crashes = 1 if saved > notes["crashed_at"] else notes["crashes"] + 1
+    attempt.notes = notes | {"crashes": crashes, "crashed_at": saved}
+    return crashes

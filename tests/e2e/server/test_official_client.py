@@ -1,0 +1,122 @@
+"""OpenAI's own tests of its Python client, unchanged, against `residency serve --conformance-fixtures`.
+
+They lie in the client's source package, which pip fetches; its digest is pinned here. Nothing of it is kept in this
+repository: it is unpacked, with an environment of its own, in the user's cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from residency.models.starter import cache_folder
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+
+DIGESTS = {
+    "3.54.0": "2e393e63f8a38be6452806f9ef0b6534fecd6d41ab3b2165180dfce3599249cd",
+    "1.109.1": "d173ed8dbca665892a6db099b4a2dfac624f94d20a93f46eb0b56aae940ed869",
+}
+NEEDED = (
+    "pytest", "pytest-asyncio", "pytest-xdist", "rich", "inline-snapshot", "dirty-equals", "trio", "respx",
+    "nest_asyncio", "time-machine", "httpx_aiohttp", "hatchling", "hatch-fancy-pypi-readme",
+)  # fmt: skip
+RESOURCES = "tests/api_resources"
+CORE = (
+    "test_files.py", "test_uploads.py", "uploads", "fine_tuning", "test_models.py", "chat/test_completions.py",
+    "test_completions.py",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    home = tmp_path_factory.mktemp("home")
+    words = ["serve", "--conformance-fixtures", "--home", str(home), "--port", str(port)]
+    program = f"import sys; from residency.cli import main; sys.exit(main({words!r}))"
+    server = subprocess.Popen([sys.executable, "-c", program])
+    try:
+        wait_for(f"http://127.0.0.1:{port}/healthz")
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        server.terminate()
+        server.wait(180)
+
+
+def wait_for(address: str) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(address).is_success:
+                return
+        except httpx.TransportError:
+            time.sleep(0.2)
+    pytest.fail("the server did not start")
+
+
+def tests_of(version: str) -> tuple[Path, Path]:
+    """The unpacked source package and a Python that has this version installed; made once."""
+    folder = cache_folder() / "official-client" / version
+    python = folder / "venv" / "bin" / "python"
+    source = folder / f"openai-{version}"
+    if not (folder / "complete").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        run(sys.executable, "-m", "venv", str(folder / "venv"))
+        run(str(python), "-m", "pip", "install", "--quiet", f"openai[aiohttp]=={version}", *NEEDED)
+        fetch = ("pip", "download", "--quiet", "--no-deps", "--no-binary", "openai", "--dest", str(folder))
+        run(str(python), "-m", *fetch, f"openai=={version}")
+        archive = folder / f"openai-{version}.tar.gz"
+        assert hashlib.sha256(archive.read_bytes()).hexdigest() == DIGESTS[version], f"{archive} is not the one we know"
+        with tarfile.open(archive) as packed:
+            packed.extractall(folder, filter="data")
+        (folder / "complete").touch()
+    return source, python
+
+
+def run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"the client's tests cannot be fetched here: {done.stderr.strip()[-300:]}")
+
+
+def outcome(version: str, url: str, *words: str) -> dict[str, int]:
+    source, python = tests_of(version)
+    done = subprocess.run(
+        [str(python), "-m", "pytest", "-W", "ignore", "-p", "no:cacheprovider", "-n", "2", "-q", *words],
+        cwd=source, env=os.environ | {"TEST_API_BASE_URL": url}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    last = done.stdout.strip().splitlines()[-1]
+    print("\n".join(line for line in done.stdout.splitlines() if line.startswith("FAILED")), last)
+    return {word: int(count) for count, word in re.findall(r"(\d+) (passed|failed|skipped|error)", last)}
+
+
+@pytest.mark.parametrize(("version", "passed"), [("3.54.0", 717), ("1.109.1", 697)])
+def test_the_official_clients_own_tests_pass(version: str, passed: int, url: str) -> None:
+    """Three are skipped by the client itself: aiohttp with a mock."""
+    paths = [f"{RESOURCES}/{name}" for name in CORE]
+    assert outcome(version, url, *paths) == {"passed": passed, "skipped": 3}
+
+
+def test_its_tests_of_batches_evals_and_stored_chats_pass_too(url: str) -> None:
+    paths = ("test_batches.py", "evals", "chat/completions/test_messages.py")
+    found = outcome("3.54.0", url, *(f"{RESOURCES}/{name}" for name in paths),
+                    "tests/lib/test_fine_tuning_positional_arguments.py")  # fmt: skip
+    assert found == {"passed": 310}
+
+
+def test_its_tests_of_evals_pass_where_their_requests_are_valid(url: str) -> None:
+    """Those that make an eval send a message of the role `role`, which OpenAI's own schema does not have."""
+    assert outcome("3.54.0", url, f"{RESOURCES}/test_evals.py", "-k", "not create") == {"passed": 85}
