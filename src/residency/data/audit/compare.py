@@ -57,6 +57,8 @@ class Compared:
     """By row, the first row that is the same but for case and punctuation."""
     prompt_keys: NDArray[np.int64]
     """By row, the first row whose prompt is the same in that way."""
+    bags: NDArray[np.int64]
+    """By row, the first row with the same words in prompt and answer, in whatever order and number."""
     near_rows: Alike
     near_prompts: Alike
     num_train: int
@@ -71,6 +73,7 @@ def compare_rows(table: Table, num_train: int) -> Compared:
     asked = np.intersect1d(np.unique(prompt_keys), np.flatnonzero(prompts.counts))
     return Compared(
         vocabulary.words(), row_frequency(prompts, len(vocabulary)), prompts, answers, rows, keys, prompt_keys,
+        equal_bags(prompts, answers, table),
         similar_pairs(signatures(rows), np.unique(keys), ALIKE),
         similar_pairs(signatures(prompts), asked, ALIKE), num_train,
     )  # fmt: skip
@@ -84,36 +87,53 @@ def joined(prompts: Words, answers: Words, separator: int) -> Words:
     """Each row's prompt, one id that is no word, and its answer."""
     starts = prompts.starts + answers.starts + np.arange(len(prompts) + 1)
     ids = np.full(int(starts[-1]), separator, dtype=np.int32)
-    for part, shift in ((prompts, 0), (answers, None)):
-        places = np.arange(len(part.ids)) + np.repeat(starts[:-1] - part.starts[:-1], part.counts)
-        if shift is None:
-            places += np.repeat(prompts.counts + 1, part.counts)
-        ids[places] = part.ids
+    for part, shift in ((prompts, 0 * prompts.counts), (answers, prompts.counts + 1)):
+        for first, last in part.chunks():
+            moved = starts[first:last] + shift[first:last] - part.starts[first:last]
+            places = np.arange(part.starts[first], part.starts[last]) + np.repeat(moved, part.counts[first:last])
+            ids[places] = part.ids[part.starts[first] : part.starts[last]]
     return Words(ids, starts)
 
 
 def equal_rows(words: Words, table: Table) -> NDArray[np.int64]:
-    """Rows of the same words in the same order (and system text); those without a word are compared as they stand."""
-    first: dict[tuple[bytes, str], int] = {}
+    """Rows of the same words in the same order (and system text); those without a word are compared as they stand.
+
+    Here and below a text is known by a hash of 64 bits: among a million the chance of a wrong match is 1 in 30 million.
+    """
+    first: dict[int, int] = {}
     keys = np.empty(len(words), dtype=np.int64)
     for row in range(len(words)):
         content = words.ids[words.starts[row] : words.starts[row + 1]].tobytes()
         if words.counts[row] <= 1:
             content += f"{table.prompts[row]}\0{table.answers[row]}".encode(errors="replace")
-        keys[row] = first.setdefault((content, table.systems[row]), row)
+        keys[row] = first.setdefault(hash((content, table.systems[row])), row)
     return keys
+
+
+def equal_bags(prompts: Words, answers: Words, table: Table) -> NDArray[np.int64]:
+    """In a row of a few words one that has moved changes most of the runs, which similar_pairs goes by."""
+    first: dict[int, int] = {}
+    bags = np.empty(len(prompts), dtype=np.int64)
+    for row, system in enumerate(table.systems):
+        asked, said = (
+            np.unique(part.ids[part.starts[row] : part.starts[row + 1]]).tobytes() for part in (prompts, answers)
+        )
+        bags[row] = first.setdefault(hash((asked, said, system)), row) if asked and said else row
+    return bags
 
 
 def equal_prompts(prompts: Words, table: Table, fillers: NDArray[np.int64]) -> NDArray[np.int64]:
     """By row, the first row with the same question but for fillers, unless it has little else."""
-    content = ~np.isin(prompts.ids, fillers)
+    content = np.ones(max(prompts.ids.max(initial=0), fillers.max(initial=0)) + 1, dtype=np.bool_)
+    content[fillers] = False
+    content = content[prompts.ids]
     telling = np.add.reduceat(np.append(content, False), prompts.starts[:-1]) * (prompts.counts > 0)
-    first: dict[tuple[bytes, str], int] = {}
+    first: dict[int, int] = {}
     keys = np.empty(len(prompts), dtype=np.int64)
     for row, (start, end) in enumerate(pairwise(prompts.starts.tolist())):
         ids = prompts.ids[start:end]
         words = ids[content[start:end]] if telling[row] >= FEWEST_TELLING else ids
-        keys[row] = first.setdefault((words.tobytes(), table.systems[row]), row)
+        keys[row] = first.setdefault(hash((words.tobytes(), table.systems[row])), row)
     return keys
 
 
@@ -121,8 +141,8 @@ def near_clusters(compared: Compared) -> NDArray[np.int64]:
     """By training row, the first row of its cluster of exact and near copies."""
     number, keys = compared.num_train, compared.keys[: compared.num_train]
     near = [(a, b) for a, b, like in compared.near_rows.each() if b < number and is_near_copy(compared, a, b, like)]
-    exact = equal_links(keys, np.arange(number))
-    return clusters_of(number, np.concatenate([as_pairs(near), exact]))
+    same = [equal_links(each[:number], np.arange(number)) for each in (keys, compared.bags)]
+    return clusters_of(number, np.concatenate([as_pairs(near), *same]))
 
 
 def split_groups(compared: Compared, clusters: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -230,12 +250,16 @@ def same_question(compared: Compared, left: int, right: int) -> bool:
 
 
 def is_misspelling(compared: Compared, left: int, right: int) -> bool:
-    """One of two long words is found nowhere else and is a slip of the pen away from the other."""
+    """One of two long words is found nowhere else and is a slip of the pen away from the other, or has its letters."""
     one, two = compared.words[left], compared.words[right]
     if not (one.isalpha() and two.isalpha()) or min(len(one), len(two)) < 4:
         return False
     rare, common = sorted((int(compared.frequency[left]), int(compared.frequency[right])))
-    return rare == 1 and common > 1 and Levenshtein.distance(one, two, score_cutoff=2) <= 2
+    return (
+        rare == 1
+        and Levenshtein.distance(one, two, score_cutoff=2) <= 2
+        and (common > 1 or (len(one) > 4 and sorted(one) == sorted(two)))
+    )
 
 
 def leaks(compared: Compared, table: Table) -> Pairs:
@@ -244,6 +268,7 @@ def leaks(compared: Compared, table: Table) -> Pairs:
     found = contained(compared, table)
     for alike, is_near in ((compared.near_prompts, is_near_prompt), (compared.near_rows, is_near_copy)):
         found += [(a, b) for a, b, like in alike.each() if a < number <= b and is_near(compared, a, b, like)]
+    found += [(int(compared.bags[b]), b) for b in range(number, len(keys)) if compared.bags[b] < number]
     of_key: dict[int, int] = {}
     for train, test in sorted(found):
         of_key.setdefault(int(keys[test]), train)

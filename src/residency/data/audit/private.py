@@ -38,6 +38,8 @@ EMAIL = re.compile(
     r"@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24}(?![\w@])"
 )
 RESERVED_HOST = re.compile(r"@(?:.*\.)?(?:example\.(?:com|org|net)|example|test|invalid|localhost)$", re.IGNORECASE)
+NOBODY = re.compile(r"(?:git|user(?:name)?|name|someone|email|e-mail|no-?reply)@|[^@]*(?:your|example)", re.IGNORECASE)
+"""How an address begins that stands for any address, or for a service."""
 DIGITS_HINT = re.compile(r"\d[\d ().-]{7}")
 PHONE = re.compile(
     r"(?<![\w.+/#-])(?:\+\d|00[1-9]|\(\d{3}\)|\d{3}[ .-]\d{3}[ .-]\d{4}\b)[\d ().-]{0,18}(?<=\d)(?![\w-])"
@@ -127,7 +129,7 @@ def looks_random(value: str) -> bool:
 def _personal(text: str) -> Iterator[Private]:
     if "@" in text:
         for match in EMAIL.finditer(text):
-            if not RESERVED_HOST.search(match[0]):
+            if not (RESERVED_HOST.search(match[0]) or NOBODY.match(match[0])):
                 yield Private(*match.span(), "e-mail")
     if not DIGITS_HINT.search(text):
         return
