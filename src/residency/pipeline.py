@@ -27,7 +27,7 @@ from residency.records import Comparison, EvalResult, Event, RunFolder, Summary
 from residency.run_folders import claim, create, find_run, list_runs, unfinished
 from residency.stages.model import result_name, save_result, start_engine
 from residency.stages.prepare import Prepared, prepare
-from residency.stages.retention import Memory, measure_tuned, remember_base, scale_down
+from residency.stages.retention import Memory, measure_tuned, remember_base, scale_down, with_canaries
 from residency.stages.session import Session, open_session
 from residency.stages.survey import check, estimate
 
@@ -57,6 +57,7 @@ def run(config: RunConfig, runs: Path, *, resume: bool = False, listener: Listen
                 measure(base, f"base-{shots}-shot", prepared, shots=shots)
         with stages("remember"):
             memory = remember_base(base, prepared)
+            prepared = with_canaries(prepared, record)
         with stages("train"):
             keep = memory.keep(base) if memory else NOTHING
             outcome = sft.train(engine, name, prepared.rows, prepared.held_out, resolved.train, record, keep)

@@ -136,6 +136,9 @@ def _notes(fit: Fit, retention: RetentionResult | None) -> list[str]:
     if found and found.new:
         rows = f"{found.new} of {found.drawn_out.n} training rows"
         notes.append(f"{rows} can be drawn out of it word for word, and could not before")
+    exposed = retention.exposure if retention else None
+    if exposed and exposed.alarms:
+        notes.append(f"{exposed.alarms} of {exposed.after.n} canaries were learned by heart (10 bits or more)")
     return notes
 
 
