@@ -29,7 +29,7 @@ from residency.run_folders import claim, create, find_run, list_runs, unfinished
 from residency.stages.card import measure_card, plan_card
 from residency.stages.model import result_name, save_result, start_engine
 from residency.stages.prepare import Prepared, prepare
-from residency.stages.retention import Memory, measure_tuned, remember_base, scale_down
+from residency.stages.retention import Memory, measure_tuned, remember_base, scale_down, with_canaries
 from residency.stages.session import Session, open_session
 from residency.stages.survey import check, estimate
 
@@ -59,6 +59,7 @@ def run(config: RunConfig, runs: Path, *, resume: bool = False, listener: Listen
                 measure(base, f"base-{shots}-shot", prepared, shots=shots)
         with stages("remember"):
             memory = remember_base(base, prepared)
+            prepared = with_canaries(prepared, record)
         with stages("plan card"):
             plan_card(base, prepared)
         with stages("train"):

@@ -162,6 +162,15 @@ class Memorised(Record):
     """Rows that the base does not give away and the tuned model does."""
 
 
+class Exposure(Record):
+    """How well the canaries were learned by heart, in bits: 0 to 19.9."""
+
+    after: Interval
+    before: Interval
+    alarms: int
+    """Canaries of 10 bits or more after training."""
+
+
 class RetentionResult(Record):
     """How far the tuned model is from the base."""
 
@@ -172,6 +181,8 @@ class RetentionResult(Record):
     """Tuned / base on `retention.general_text` (bootstrap over its windows)."""
     memorised: Memorised | None = None
     """Null where no training row has 80 tokens."""
+    exposure: Exposure | None = None
+    """Null without `retention.canaries`."""
     left_out: list[str] = []
     """Anchor prompts that share eight words in a row with the task's rows, and were not used."""
     budget: float

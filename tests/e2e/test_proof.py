@@ -126,3 +126,13 @@ def test_a_run_from_before_forgetting_was_measured_goes_on_without(project: Path
     outcome = residency("train", "run.yaml", "--resume")
     assert outcome.exit_code == 0, outcome.stderr
     assert not (run / "retention.json").exists()
+
+
+def test_canaries_are_trained_on_measured_and_said(project: Path, tiny_model: Path) -> None:
+    run = train(project, tiny_model, retention={"anchors": 8, "canaries": 4})
+    exposure = run.read("retention.json", RetentionResult).exposure
+    assert exposure is not None
+    assert exposure.after.n == 4
+    assert "Canaries: an exposure of" in (run / "report.html").read_text()
+    assert json.loads((run / "summary.json").read_text())["rows"]["canaries"] == 4
+    assert any(event.kind == "canaries" for event in run.events())

@@ -127,6 +127,9 @@ class Retention(Section, Generic[A]):
     """Longest answer of the base to each of them."""
     must_keep: list[str] = Field(default_factory=list)
     """Prompts of your own whose answers must stay inside the budget too."""
+    canaries: Annotated[int, Field(ge=0, le=64)] = 0
+    """So many made-up secrets are trained on with the rows, to measure how much is learned by heart (8 will do). The
+    result has seen them then."""
     general_text: str | None = None
     """A text file whose perplexity is measured before and after."""
 

@@ -143,6 +143,9 @@ def _notes(fit: Fit, retention: RetentionResult | None, card: Card | None) -> li
     if found and found.new:
         rows = f"{found.new} of {found.drawn_out.n} training rows"
         notes.append(f"{rows} can be drawn out of it word for word, and could not before")
+    exposed = retention.exposure if retention else None
+    if exposed and exposed.alarms:
+        notes.append(f"{exposed.alarms} of {exposed.after.n} canaries were learned by heart (10 bits or more)")
     if card:
         # Where it must hold is for the user to say: the card informs and decides nothing.
         notes.append(card.sentence[0].lower() + card.sentence[1:].rstrip("."))

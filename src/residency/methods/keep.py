@@ -14,8 +14,6 @@ from residency.evals.retention import divergence_of
 from residency.methods.order import rows_of_step
 from residency.records import Metric, RunFolder
 
-REPLAY_SHARE = 4
-"""One replayed prompt for so many rows of a step."""
 REPLAY_WEIGHT = 1.0
 """Of the mean divergence, beside the mean loss: the best of 1, 3 and 10 in arXiv 2605.26097."""
 PATIENCE = 2
@@ -30,6 +28,8 @@ class Keep:
     """Anchors that are measured at every evaluation."""
     replay: Sequence[Remembered]
     """What is trained on beside the rows; empty for none."""
+    rows_per_replayed: int
+    """One replayed prompt for so many rows of a step."""
     budget: float
     """Nats per token."""
     stop: bool
@@ -39,14 +39,14 @@ class Keep:
         return self.stop and state.measurements_over_budget >= PATIENCE
 
 
-NOTHING = Keep((), (), math.inf, stop=False)
+NOTHING = Keep((), (), 4, math.inf, stop=False)
 
 
 def replay(engine: Engine, name: str, keep: Keep, state: Progress, batch_size: int, seed: int, run: RunFolder) -> None:
     """Adds the pull towards the base for the step that follows `state`."""
     if not keep.replay:
         return
-    count = max(1, round(batch_size / REPLAY_SHARE))
+    count = max(1, round(batch_size / keep.rows_per_replayed))
     rows = [keep.replay[i] for i in rows_of_step(state.step, count, len(keep.replay), seed + REPLAY_SEED)]
     mean = engine.pull(name, rows, REPLAY_WEIGHT).mean
     epoch = (state.step + 1) * count / len(keep.replay)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +14,19 @@ from residency.data.messages import Rendered
 from residency.engine.divergence import Remembered
 from residency.engine.engine import FULL
 from residency.errors import DataError
-from residency.evals import memorised, retention
+from residency.evals import canaries, memorised, retention
 from residency.evals.retention import general_prompts, prompt_tokens, remember, spread, without_overlap
 from residency.evals.scale import delta_of, sweep
 from residency.methods.keep import Keep
-from residency.records import RetentionResult
+from residency.records import RetentionResult, RunFolder
 from residency.stages.model import load_base
 from residency.stages.prepare import Prepared
 from residency.stages.session import Session
 
 SWEPT_ROWS = 32
+ROWS_PER_REPLAYED = {"cuda": 4, "cpu": 8}
+"""A quarter of the batch, as in arXiv 2605.26097; on a CPU half of that, as a quarter made a step take 1.46 times as
+long."""
 FEWEST = 8
 TASK_SHARE, WATCHED_SHARE = 4, 8
 """One prompt of the task for so many anchors, and one anchor of so many that is measured at every evaluation of the
@@ -42,6 +45,8 @@ class Memory:
     probes: list[Rendered]
     drawn_out: list[bool]
     """Which of the `probes` the base goes on with word for word."""
+    exposures: list[float]
+    """Of the canaries, in bits, where there are any."""
     left_out: list[str]
     seconds: dict[str, float]
     """What asking the base took: `base` for what is measured, `replay_answers` for what is trained on."""
@@ -56,6 +61,7 @@ class Memory:
         return Keep(
             watched=self.watched(),
             replay=self.replay,
+            rows_per_replayed=ROWS_PER_REPLAYED[session.engine.device.type],
             budget=settings.budget,
             stop=settings.stop,
         )
@@ -95,6 +101,7 @@ def remember_base(session: Session, prepared: Prepared) -> Memory | None:
     losses = retention.losses_of(session.engine, None, text) if text else np.zeros(0)
     probes = memorised.probes(prepared.rows)
     drawn_out = memorised.drawn_out(session.engine, None, probes)
+    exposures = canary_exposures(session)
     asked_for = sum(map(len, sets.values())) + len(replay)
     session.run.say("remembered", f"the base's answers to {asked_for} prompts are kept in the cache",
                     prompts=asked_for)  # fmt: skip
@@ -102,7 +109,25 @@ def remember_base(session: Session, prepared: Prepared) -> Memory | None:
         session.run.say("anchors_left_out", f"{len(left_out)} general prompts share words with the task and are no "
                         f"anchors; the first: {left_out[0]}", prompts=left_out)  # fmt: skip
     seconds = {"base": time.monotonic() - began - replay_seconds, "replay_answers": replay_seconds}
-    return Memory(sets, replay, text, losses, probes, drawn_out, left_out, seconds)
+    return Memory(sets, replay, text, losses, probes, drawn_out, exposures, left_out, seconds)
+
+
+def canary_exposures(session: Session) -> list[float]:
+    config = session.resolved
+    return canaries.exposures(session.engine, session.adapter, session.renderer, config.retention.canaries,
+                              config.train.seed, chat=config.method.name == "sft")  # fmt: skip
+
+
+def with_canaries(prepared: Prepared, run: RunFolder) -> Prepared:
+    """The rows, and among them the canaries that the run asks for."""
+    config = prepared.resolved
+    added = canaries.canary_rows(prepared.renderer, config.retention.canaries, config.train.seed,
+                                 chat=config.method.name == "sft")  # fmt: skip
+    if not added:
+        return prepared
+    run.say("canaries", f"{len(added)} made-up secrets are trained on with the rows: the result will have seen them",
+            level="warning", rows=len(added))  # fmt: skip
+    return replace(prepared, rows=[*prepared.rows, *added], counts=prepared.counts | {"canaries": len(added)})
 
 
 def task_texts(prepared: Prepared) -> list[str]:
@@ -178,6 +203,7 @@ def measure_tuned(session: Session, memory: Memory, training_seconds: float) -> 
         memorised=memorised.memorised(
             memory.drawn_out, memorised.drawn_out(session.engine, session.adapter, memory.probes)
         ),
+        exposure=canaries.summed_up(memory.exposures, canary_exposures(session)),
         left_out=memory.left_out,
         budget=session.resolved.retention.budget,
         seconds=memory.seconds | {"training": training_seconds, "after": time.monotonic() - began},
