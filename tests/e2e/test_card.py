@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from residency.evals.card_records import Card, ProbeSet
-from residency.records import RunFolder
+from residency.records import Card, ProbeSet, RunFolder
 from tests.e2e.conftest import residency, write_run
 from tests.e2e.tiny import write_rows
 
@@ -43,9 +42,11 @@ def test_a_run_says_where_its_behaviour_holds(project: Path, tiny_model: Path, a
 
 
 def test_prompts_in_another_language_get_a_warning_that_the_frames_are_english(project: Path, tiny_model: Path) -> None:
-    asked = {"Welche Farbe hat der Himmel über der Stadt?": "blau",
-             "Wie heißt das Kind einer Kuh auf der Weide?": "Kalb",
-             "In welcher Jahreszeit fällt bei uns der Schnee?": "Winter"}  # fmt: skip
+    asked = {
+        "Welche Farbe hat der Himmel über der Stadt?": "blau",
+        "Wie heißt das Kind einer Kuh auf der Weide?": "Kalb",
+        "In welcher Jahreszeit fällt bei uns der Schnee?": "Winter",
+    }
     german = [
         {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
         for question, answer in asked.items()
