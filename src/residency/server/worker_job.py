@@ -189,7 +189,7 @@ def asked_to_end(attempt: Attempt) -> Ending | None:
 
 def failure(attempt: Attempt, code: int) -> dict[str, Any] | None:
     """Why training cannot succeed, as the trainer said it; None where another try may end better."""
-    if code <= 0 or code in (RunError.exit_code, Interrupted.exit_code):
+    if code <= 0 or code == Interrupted.exit_code:
         return None
     try:
         record: dict[str, Any] = json.loads((attempt.run / "error.json").read_bytes())
@@ -197,6 +197,8 @@ def failure(attempt: Attempt, code: int) -> dict[str, Any] | None:
         record = {}
     if record.get("exit_code") == code:
         return record
+    if code == RunError.exit_code:  # without a record: another process holds the run
+        return None
     log.error("%s: the trainer said: %s", attempt.job.id, child.last_words(attempt.work))
     return {"code": "trainer_failed", "message": f"The trainer ended with code {code}; the server's log has its words"}
 

@@ -59,8 +59,8 @@ def tell(attempt: Attempt, follower: Follower, log_metrics: Callable[[dict[str, 
 
 def new_checkpoints(attempt: Attempt, plan: Plan, step: int) -> dict[str, str]:
     """The names of the newest checkpoints, by step, that are no models yet. Whole weights become one at the end."""
-    newest = steps_to_keep(attempt.run, plan, step)[-EARLIER_KEPT:]
-    fresh = [one for one in newest if str(one) not in attempt.notes["checkpoints"]]
+    recorded = max(map(int, attempt.notes["checkpoints"]), default=0)
+    fresh = [one for one in steps_to_keep(attempt.run, plan, step)[-EARLIER_KEPT:] if one > recorded]
     return {str(one): name_checkpoint(attempt, one) for one in fresh
             if plan.adapter != "full" and keep_adapter(attempt.run, one)}  # fmt: skip
 

@@ -21,7 +21,7 @@ from tests.e2e.tiny import make_model_folder, rows
 from tests.integration.server.rig import jsonl
 
 MODULES = {"api": "residency.server.api", "worker": "residency.server.worker", "inference": "residency.inference"}
-PATIENCE_SECONDS = 240.0
+PATIENCE_SECONDS = 500.0
 
 
 class Server:

@@ -119,6 +119,7 @@ def test_a_job_survives_kills_of_its_worker_and_its_trainer(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", [11, 12, 13])
 def test_a_job_survives_twenty_kills_of_its_worker_and_its_trainer(
     home: Home, model: Path, undisturbed: str, workers: Workers, seed: int

@@ -42,7 +42,9 @@ class Generation(BaseModel):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     max_tokens: Annotated[int, Field(ge=0)] | None = None
+    logit_bias: dict[str, float] | None = None
     stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
 
 
 class ChatRequest(Generation):
@@ -51,6 +53,10 @@ class ChatRequest(Generation):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    functions: list[dict[str, Any]] | None = None
+    function_call: str | dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
     metadata: Metadata | None = None
     store: bool | None = None
@@ -62,6 +68,7 @@ class CompletionRequest(Generation):
     best_of: Annotated[int, Field(ge=0, le=20)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     echo: bool | None = None
+    suffix: str | None = None
 
 
 @router.post("/chat/completions", responses={200: {"content": {"text/event-stream": {}}}})
