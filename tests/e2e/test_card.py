@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from residency.records import Card, ProbeSet, RunFolder
+from residency.evals.card_records import Card, ProbeSet
+from residency.records import RunFolder
 from tests.e2e.conftest import residency, write_run
 from tests.e2e.tiny import write_rows
 
