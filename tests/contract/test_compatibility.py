@@ -6,6 +6,7 @@ without the page. `python -m tests.contract.test_compatibility` writes it anew.
 
 from __future__ import annotations
 
+import re
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -137,7 +138,7 @@ def page() -> str:
         if named := fields(params):
             lines += ["", "| field | | |", "|---|---|---|"]
             lines += [f"| `{field}` | {verdict(method, path, field)} |" for field in named]
-    return "\n".join(lines) + "\n"
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)) + "\n"
 
 
 def test_the_page_is_as_the_server_is() -> None:

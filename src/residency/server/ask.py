@@ -31,6 +31,13 @@ class Inference:
         transport = httpx.ASGITransport(app=asgi) if asgi else httpx.AsyncHTTPTransport(uds=socket)
         self.streaming = httpx.AsyncClient(base_url=self.base, timeout=TIMEOUT, trust_env=False, transport=transport)
 
+    def __enter__(self) -> Inference:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """For a worker, which streams nothing."""
+        self.waiting.close()
+
     def answer(self, path: str, target: Target, body: dict[str, Any]) -> httpx.Response:
         """Waits while the process is busy or starting; the response may be an error of its own.
 

@@ -92,9 +92,8 @@ def ask_all(desk: Desk, batch: Batch, requests: list[Request], folder: Path, bea
     """Answers what is not answered yet; false where it was stopped before the end."""
     answered = {one["custom_id"] for one in answers(folder)}
     left = (request for request in requests if request.custom_id not in answered)
-    inference = Inference(desk.settings.inference_url)
     tell(desk, batch, folder, len(requests))
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with Inference(desk.settings.inference_url) as inference, ThreadPoolExecutor(AT_ONCE) as pool:
         while block := list(islice(left, AT_ONCE)):
             if beating.lost or beating.wanted or desk.stopping.is_set():
                 return False

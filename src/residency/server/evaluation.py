@@ -49,8 +49,7 @@ class Answered(NamedTuple):
 
 def carry_out(desk: Desk, run: EvalRun) -> None:
     """Ends the run as `completed`, `failed` or `canceled`; gives it back when the worker is to stop."""
-    inference = Inference(desk.settings.inference_url)
-    with pulse(desk.database, run) as beating:
+    with Inference(desk.settings.inference_url) as inference, pulse(desk.database, run) as beating:
         try:
             evaluation = Evaluation(desk, run, inference)
             for block in evaluation.blocks():

@@ -45,7 +45,10 @@ def metric(step: int) -> dict[str, Any]:
 
 
 def write(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value))
+    """Whole or not at all: a worker reads it at any moment."""
+    aside = path.with_suffix(".part")
+    aside.write_text(json.dumps(value))
+    aside.replace(path)
 
 
 if __name__ == "__main__":

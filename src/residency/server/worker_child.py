@@ -20,11 +20,11 @@ NULL_TRAINER = "residency.server.trainer_null"
 PROCESS = "trainer.json"
 """Which process trains, so that whoever takes the job over can end it first."""
 LOG = "trainer.log"
+"""What a trainer prints may quote a client's data, so it goes into no other log."""
 SECONDS_TO_STOP = 120.0
 """A trainer that is asked to stop does so at its next step, and writes a checkpoint."""
 NICENESS = 10
 """On a CPU a trainer gives way to whoever waits for an answer."""
-LOG_SHOWN = 2000
 
 
 def start_trainer(program: str, work: Path, runs: Path, device: str) -> subprocess.Popen[bytes]:
@@ -86,10 +86,3 @@ def bury_former(work: Path) -> None:
         signal_group(former["pid"], signal.SIGKILL)
         with suppress(psutil.Error):
             process.wait(10)
-
-
-def last_words(work: Path) -> str:
-    """The end of what the trainer printed, for the operator's log."""
-    with suppress(OSError):
-        return (work / LOG).read_bytes()[-LOG_SHOWN:].decode(errors="replace").strip()
-    return ""

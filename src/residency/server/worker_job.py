@@ -199,8 +199,8 @@ def failure(attempt: Attempt, code: int) -> dict[str, Any] | None:
         return record
     if code == RunError.exit_code:  # without a record: another process holds the run
         return None
-    log.error("%s: the trainer said: %s", attempt.job.id, child.last_words(attempt.work))
-    return {"code": "trainer_failed", "message": f"The trainer ended with code {code}; the server's log has its words"}
+    log.error("%s: the trainer ended with code %s; its words are in %s", attempt.job.id, code, attempt.work / child.LOG)
+    return {"code": "trainer_failed", "message": f"The trainer ended with code {code}; the server keeps its words"}
 
 
 def after_a_crash(attempt: Attempt, code: int) -> Ending | None:

@@ -72,8 +72,10 @@ def test_an_error_without_a_record_is_not_tried_again(
     job = run_with("raise ValueError('a bug')")
     assert job.error is not None
     assert job.error["code"] == "trainer_failed"
-    assert "a bug" not in job.error["message"], "a trace may hold a client's data"
-    assert "ValueError: a bug" in caplog.text
+    words = home.settings.home / "work" / job.id / "trainer.log"
+    assert "ValueError: a bug" in words.read_text()
+    assert "a bug" not in job.error["message"] + caplog.text, "a trace may hold a client's data"
+    assert str(words) in caplog.text
 
 
 def test_on_a_gpu_inference_makes_room_for_training(home: Home) -> None:

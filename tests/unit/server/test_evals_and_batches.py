@@ -125,8 +125,9 @@ def test_a_run_that_another_worker_began_goes_on_behind_its_last_block(
     with desk.database.write() as session:
         first = queue.claim(session, EvalRun, "first", ("queued",))
     assert first is not None
-    begun = evaluation.Evaluation(desk, first, evaluation.Inference(desk.settings.inference_url))
-    begun.do(next(begun.blocks()))
+    with evaluation.Inference(desk.settings.inference_url) as inference:
+        begun = evaluation.Evaluation(desk, first, inference)
+        begun.do(next(begun.blocks()))
     with desk.database.write() as session:
         queue.release(session, first, "in_progress")
     assert carry_out_run(desk).results["result_counts"] == {"total": 5, "passed": 5, "failed": 0, "errored": 0}
@@ -180,7 +181,8 @@ def carry_out_batch(desk: Desk) -> Batch:
 
 def answers(desk: Desk, file: str | None) -> dict[str, Any]:
     assert file is not None
-    rows = [json.loads(row) for row in desk.storage.open(file)]
+    with desk.storage.open(file) as opened:
+        rows = [json.loads(row) for row in opened]
     return {row["custom_id"]: row["response"] for row in rows}
 
 
