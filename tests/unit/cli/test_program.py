@@ -14,6 +14,7 @@ import typer.main
 from residency import errors
 from residency.cli import app, main
 from residency.cli.program import EXIT_CODES, bug
+from residency.cli.train import GATE_FAILED
 
 README = Path(__file__).parents[3] / "README.md"
 COMMANDS = [
@@ -22,6 +23,9 @@ COMMANDS = [
     ["eval"],
     ["chat"],
     ["check"],
+    ["compare"],
+    ["convert"],
+    ["select"],
     ["estimate"],
     ["runs"],
     ["runs", "list"],
@@ -64,7 +68,7 @@ def test_every_error_has_its_exit_code_in_the_help_and_in_the_readme() -> None:
     kinds = [
         kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, errors.ResidencyError)
     ]
-    assert set(EXIT_CODES) == {0, 2, *(kind.exit_code for kind in kinds)}
+    assert set(EXIT_CODES) == {0, 2, GATE_FAILED, *(kind.exit_code for kind in kinds)}
     overview, readme = " ".join(help_of().split()), README.read_text(encoding="utf-8")
     for code, meaning in EXIT_CODES.items():
         assert f"{code}: {meaning}" in overview
