@@ -71,7 +71,6 @@ def test_a_module_imports_only_from_its_own_layer_or_below(path: Path) -> None:
         "residency.server.evaluation",
         "residency.server.worker",
         "residency.server.supervise",
-        "residency.server.worker",
         "residency.cli",
     ],
 )
