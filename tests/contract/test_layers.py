@@ -68,9 +68,11 @@ def test_a_module_imports_only_from_its_own_layer_or_below(path: Path) -> None:
         "residency.data.validate",
         "residency.graders.score",
         "residency.records",
-        "residency.server.database.queue",
-        "residency.server.supervise",
+        "residency.server.api.app",
+        "residency.server.conformance",
+        "residency.server.evaluation",
         "residency.server.worker",
+        "residency.server.supervise",
         "residency.cli",
     ],
 )
