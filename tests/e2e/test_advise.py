@@ -78,6 +78,7 @@ def test_ctrl_c_loses_nothing(task: Path) -> None:
     assert outcome.json["advice"]["answers"] < 7 * 20 + 3 * 5 + 50 + 400 - len(before) + 1
 
 
+@pytest.mark.slow
 def test_pilots_say_what_more_rows_would_bring(task: Path) -> None:
     command = ["advise", "task.yaml", "--pilots", "--json"]
     outcome = residency(*command)

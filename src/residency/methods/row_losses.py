@@ -49,8 +49,9 @@ def write_hard_rows(
     met = np.flatnonzero(np.isfinite(losses).any(axis=0))
     if len(met) < FEWEST_ROWS:
         return None
-    queue = met[hardest(excess[:, met])]
     example_of = {example.origin: example for example in examples}
+    # Canaries are trained on too, and nobody wrote them.
+    queue = [i for i in met[hardest(excess[:, met])] if rows[i].origin in example_of]
     hard = [
         HardRow(
             row=str(rows[i].origin),

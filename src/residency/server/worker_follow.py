@@ -102,7 +102,7 @@ class Follower:
             step = row["step"]
             if row["split"] == "train":
                 self.steps[step] = Step(row)
-            elif step in self.steps:
+            elif row["split"] == "eval" and step in self.steps:
                 self.steps[step].held_out = row
         newest = max(self.steps, default=0)
         self.steps = {step: found for step, found in self.steps.items() if step > told}

@@ -88,6 +88,7 @@ def steps(client: OpenAI, job: str) -> list[int]:
 
 
 @pytest.mark.timeout(1200)
+@pytest.mark.slow
 def test_a_job_outlives_every_process_of_its_server(tmp_path: Path) -> None:
     alias = f"gpt-4o-mini*={make_model_folder(tmp_path / 'model')}"
     home = tmp_path / "home"

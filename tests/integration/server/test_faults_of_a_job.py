@@ -109,6 +109,7 @@ def kill_at_random(home: Home, workers: Workers, job: str, kills: int, seed: int
     return kills
 
 
+@pytest.mark.slow
 def test_a_job_survives_kills_of_its_worker_and_its_trainer(
     home: Home, model: Path, undisturbed: str, workers: Workers
 ) -> None:
@@ -130,6 +131,7 @@ def test_a_job_survives_twenty_kills_of_its_worker_and_its_trainer(
     assert_as_undisturbed(home, job, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_stop_a_pause_and_a_lost_claim_change_nothing_of_the_result(
     home: Home, model: Path, undisturbed: str, workers: Workers
 ) -> None:
