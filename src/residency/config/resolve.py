@@ -221,7 +221,7 @@ def replay(values: Values, facts: Facts) -> tuple[bool, str]:
         return False, (
             "Full fine-tuning of the starter model learned less with replay; scaling its change afterwards kept more."
         )
-    return True, "With LoRA it cut forgetting on the starter model over tenfold, at no cost to the held-out loss."
+    return True, "With LoRA the base's own answers, replayed, hold the model near the base; the report says how near."
 
 
 def stop(values: Values, facts: Facts) -> tuple[bool, str]:
