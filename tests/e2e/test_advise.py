@@ -58,7 +58,9 @@ def test_a_lone_file_of_examples_is_enough_and_json_is_one_object(task: Path, ti
 
 
 def test_ctrl_c_loses_nothing(task: Path) -> None:
-    program = "import sys; from residency.cli import main; sys.exit(main())"
+    # A shell starts programs in the background with SIGINT ignored, and children inherit that.
+    hear = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = f"{hear}; import sys; from residency.cli import main; sys.exit(main())"
     child = subprocess.Popen(
         [sys.executable, "-c", program, "advise", "task.yaml", "--set", "batch_size=4"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
