@@ -23,6 +23,7 @@ from residency.methods import sft
 from residency.models.load import versions
 from residency.records import Comparison, EvalResult, Event, RunFolder, Summary
 from residency.run_folders import claim, create, find_run, list_runs, unfinished
+from residency.search.learning_rate import with_learning_rate
 from residency.stages.model import result_name, save_result, start_engine
 from residency.stages.prepare import Prepared, prepare
 from residency.stages.session import Session, open_session
@@ -52,6 +53,8 @@ def run(config: RunConfig, runs: Path, *, resume: bool = False, listener: Listen
             if shots := resolved.eval.few_shot:
                 measure(base, f"base-{shots}-shot", prepared, shots=shots)
         with stages("train"):
+            prepared = with_learning_rate(prepared, engine, record)
+            resolved = prepared.resolved
             outcome = sft.train(engine, name, prepared.rows, prepared.held_out, resolved.train, record)
             save_result(engine, name, prepared.renderer.tokenizer, resolved, record)
         with stages("after"):

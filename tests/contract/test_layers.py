@@ -24,6 +24,7 @@ LAYERS = [
     {"methods", "evals"},
     {"stages"},
     {"exports"},
+    {"search"},
     {"pipeline"},
     {"cli"},
 ]

@@ -83,8 +83,8 @@ class Train(Section, Generic[A]):
     """Rows per optimizer step."""
     micro_batch_tokens: Annotated[int, Field(ge=8)] | A = AUTO
     """Tokens that pass through the model at once; changes speed and memory, never the result."""
-    learning_rate: Annotated[float, Field(gt=0)] | A = AUTO
-    """Peak learning rate."""
+    learning_rate: Annotated[float, Field(gt=0)] | Literal["search"] | A = AUTO
+    """Peak learning rate; `search` trains eight candidates side by side and goes on with the best."""
     schedule: Literal["linear", "cosine", "constant", "wsd"] = "linear"
     """How the rate falls after warm-up; `wsd` stays constant and decays over the last fifth."""
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.03

@@ -149,11 +149,23 @@ class Engine:
         """Full fine-tuning: the model's own weights become trainable, under the name `model`."""
         self._train(FULL, {name: p.requires_grad_(True) for name, p in self._base.named_parameters()})
 
+    def drop_adapter(self, name: str) -> None:
+        """Frees an adapter and its optimizer; there must be another one."""
+        del self._trained[name]
+        self.model.set_adapter(next(iter(self._trained)))
+        self.model.delete_adapter(name)
+        self._require_gradients()
+        if self._fast is not None:
+            self._fast.use(self.model, list(self._trained))
+
     def _train(self, name: str, parameters: dict[str, nn.Parameter]) -> None:
         self._trained[name] = _Trained(parameters, adamw(parameters.values()))
-        for trained in self._trained.values():
-            for parameter in trained.parameters.values():
-                parameter.requires_grad_(True)
+        self._require_gradients()
+
+    def _require_gradients(self) -> None:
+        """PEFT freezes all adapters but the active one."""
+        for parameter in (p for trained in self._trained.values() for p in trained.parameters.values()):
+            parameter.requires_grad_(True)
 
     def _choose_speed(self) -> None:
         """Once for the first adapter; one that the fused passes cannot train takes all back to the plain ones."""
@@ -230,13 +242,13 @@ class Engine:
         """Writes the adapter in PEFT's format (full: the weights) and, to go on training, its optimizer."""
         state.save(self.model, name, self._trained[name].parameters, folder)
         if optimizer:
-            state.save_optimizer(self._trained[name].optimizer, self._trained[name].parameters, folder)
+            state.save_optimizer(self._trained[name].optimizer, self._trained[name].parameters, name, folder)
 
     def restore(self, name: str, folder: Path, *, optimizer: bool = True) -> None:
         """Reads back what `save` wrote, to the bit."""
         state.restore(self.model, name, self._trained[name].parameters, folder)
         if optimizer:
-            state.restore_optimizer(self._trained[name].optimizer, self._trained[name].parameters, folder)
+            state.restore_optimizer(self._trained[name].optimizer, self._trained[name].parameters, name, folder)
         if self._fast is not None:
             self._fast.restored([name])
 
@@ -351,9 +363,7 @@ class Engine:
                 yield
             return
         self.model.set_adapter(name)
-        for trained in self._trained.values():
-            for parameter in trained.parameters.values():
-                parameter.requires_grad_(True)
+        self._require_gradients()
         self.model.train(torch.is_grad_enabled())  # dropout is for training alone
         try:
             yield

@@ -34,7 +34,7 @@ class FastPath:
         self._names = list(names)
         layers = {one.base_layer: one for one in peft_model.modules() if isinstance(one, LoraLayer)}
         self.decoder.use(self._names, layers)
-        self.decoder.adapters.gather(gathered)
+        self.decoder.adapters.gather({name: parts for name, parts in gathered.items() if name in names})
         if self.graphs:
             self.graphs.clear()
 

@@ -53,18 +53,28 @@ def restore(model: Any, name: str, parameters: Mapping[str, nn.Parameter], folde
             parameter.copy_(tensors[key])
 
 
-def save_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], folder: Path) -> None:
+def nameless(parameter: str, adapter: str) -> str:
+    """A parameter's name without its adapter's, so that what one adapter saved another can go on from."""
+    return parameter.replace(f".{adapter}.", ".").removesuffix(f".{adapter}")
+
+
+def save_optimizer(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], adapter: str, folder: Path
+) -> None:
     tensors = {
-        f"{name}|{key}": value.contiguous()
+        f"{nameless(name, adapter)}|{key}": value.contiguous()
         for name, parameter in parameters.items()
         for key, value in optimizer.state.get(parameter, {}).items()
     }
     save_file(tensors, folder / OPTIMIZER)
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], folder: Path) -> None:
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], adapter: str, folder: Path
+) -> None:
     optimizer.state.clear()
+    own = {nameless(name, adapter): parameter for name, parameter in parameters.items()}
     for key, value in load_file(folder / OPTIMIZER).items():
         name, _, slot = key.rpartition("|")
-        parameter = parameters[name]
+        parameter = own[name]
         optimizer.state[parameter][slot] = value.to(parameter.device)  # `step` too, as the fused kernel wants it

@@ -62,6 +62,7 @@ def train(
     Raises Interrupted after a signal (a checkpoint is left), TrainingError where the loss is lost (the last good
     checkpoint is kept), ResourceError where memory or disk run out.
     """
+    assert not isinstance(settings.learning_rate, str), "a search has found a rate before"
     total = total_steps(settings, len(rows))
     checkpoints = Checkpoints(run, settings.keep_checkpoints)
     state = resume(engine, name, checkpoints)
