@@ -12,17 +12,23 @@ from residency import pipeline
 from residency.config.model import RunConfig
 from residency.errors import ConfigError
 from residency.records import RunFolder, SearchResult
+from residency.search import halving
 from tests.integration.process import FULL, configure, finish, kinds, start, train, wait_for
 
+STEPS = 30
 LORA = {"kind": "lora", "rank": 4}
 
 
 def config(folder: Path, adapter: dict[str, Any] = LORA, **settings: Any) -> RunConfig:
-    return configure(folder, adapter, **{"learning_rate": "search", "max_steps": 40} | settings)
+    return configure(folder, adapter, **{"learning_rate": "search", "max_steps": STEPS} | settings)
 
 
 def result(run: RunFolder) -> SearchResult:
     return run.read("search/search.json", SearchResult)
+
+
+def save_at_every_step() -> None:
+    halving.SAVE_EVERY_SECONDS = 0.0
 
 
 def steps_in_all(run: RunFolder) -> int:
@@ -54,7 +60,7 @@ def test_every_candidate_says_what_it_saw_and_why_it_was_given_up(searched: RunF
     assert len(found.candidates) == 8
     assert [one.fate for one in found.candidates].count("chosen") == 1
     others = [one for one in found.candidates if one.fate != "chosen"]
-    assert all(one.steps < 40 for one in others)
+    assert all(one.steps < STEPS for one in others)
     assert found.other_tokens > sum(one.tokens for one in others) > 0
     for one in found.candidates:
         if one.steps:
@@ -69,8 +75,8 @@ def test_a_search_that_is_killed_goes_on_with_the_same_survivors(
 ) -> None:
     adapter = FULL if (searched / "model").exists() else LORA
     run = RunFolder(tmp_path / "run")
-    for kills, steps in enumerate((5, 25, 45) if adapter is FULL else (20, 66, 80)):
-        process = start(config(folder, adapter), tmp_path, resume=kills > 0)
+    for kills, steps in enumerate((5, 20, 35) if adapter is FULL else (20, 66, 74)):
+        process = start(config(folder, adapter), tmp_path, resume=kills > 0, before=save_at_every_step)
         wait_for(lambda: steps_in_all(run) >= steps, process)  # noqa: B023
         process.kill()
         finish(process)

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
@@ -29,11 +28,12 @@ from residency.engine import attention, lora, state
 from residency.engine.batch import Pack, Segment, collate, needed_length, plan_packs
 from residency.engine.fast import FastPath
 from residency.engine.late import Late, LateFloats
-from residency.engine.loss import linear_cross_entropy, logits_cross_entropy
+from residency.engine.loss import Scores, linear_cross_entropy, logits_cross_entropy
 from residency.engine.memory import is_out_of_memory, release_memory
 from residency.engine.optim import StepSettings, adamw, step_sizes
 from residency.engine.sampling import Sampled, SamplingSettings, collect, stream
 from residency.engine.speed import Speed, choose
+from residency.engine.state import Snapshot, Trained
 from residency.errors import ConfigError, ResourceError
 
 AUTOMATIC = Speed()
@@ -65,25 +65,6 @@ class Loss:
         return self.total / max(1, self.tokens)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Scores:
-    """One row's trained tokens under a model."""
-
-    logprobs: NDArray[np.float32]
-    """Shape (trained,), in nats."""
-    correct: NDArray[np.bool_]
-    """Shape (trained,): whether the token was the first choice."""
-
-
-@dataclass(slots=True)
-class _Trained:
-    """One named set of parameters, with its optimizer and what has been added since its last step."""
-
-    parameters: dict[str, nn.Parameter]
-    optimizer: torch.optim.AdamW
-    tokens: int = 0
-
-
 class Engine:
     """Owns the model from now on: its attention, and for LoRA the layers' forward, are replaced.
 
@@ -110,7 +91,7 @@ class Engine:
         self.autocast = autocast
         self.on_smaller_micro_batch = on_smaller_micro_batch
         self._base = model
-        self._trained: dict[str, _Trained] = {}
+        self._trained: dict[str, Trained] = {}
         self._routing = lora.Routing()
         self._shared_passes = False
         self._since_step: list[dict[str, Sequence[Rendered]]] = []
@@ -159,7 +140,7 @@ class Engine:
             self._fast.use(self.model, list(self._trained))
 
     def _train(self, name: str, parameters: dict[str, nn.Parameter]) -> None:
-        self._trained[name] = _Trained(parameters, adamw(parameters.values()))
+        self._trained[name] = Trained(parameters, adamw(parameters.values()))
         self._require_gradients()
 
     def _require_gradients(self) -> None:
@@ -252,6 +233,17 @@ class Engine:
         if self._fast is not None:
             self._fast.restored([name])
 
+    def snapshot(self, name: str) -> Snapshot:
+        """A copy of its weights and optimizer in memory, for `put_back`."""
+        return state.snapshot(self._trained[name])
+
+    def put_back(self, snapshots: Mapping[str, Snapshot]) -> None:
+        """Each named one is as it was, to the bit."""
+        for name, snapshot in snapshots.items():
+            state.put_back(self._trained[name], snapshot)
+        if self._fast is not None:
+            self._fast.restored(list(snapshots))
+
     # ---- inside
 
     def _add_gradients(self, group: Mapping[str, Sequence[Rendered]]) -> dict[str, Loss]:
@@ -313,7 +305,7 @@ class Engine:
                     scores[row] = Scores(-losses_np[mine], correct_np[mine])
         return [one for one in scores if one is not None]
 
-    def _step(self, trained: _Trained, settings: StepSettings) -> float:
+    def _step(self, trained: Trained, settings: StepSettings) -> float:
         gradients = [p.grad for p in trained.parameters.values() if p.grad is not None]
         tokens, trained.tokens = trained.tokens, 0
         if not gradients:

@@ -26,7 +26,8 @@ MARKS = ((0.05, 4), (0.2, 2), (0.5, 1))
 """At this share of the steps so many candidates are left. Of eight, 2.1 runs' worth of steps are trained in all."""
 FEWEST_STEPS = 8
 """No mark comes before."""
-SAVE_EVERY_SECONDS = 300.0
+SAVE_EVERY_SECONDS = 60.0
+"""Most that a kill can cost."""
 KEEP = 2
 
 
@@ -57,6 +58,7 @@ class Search:
     extra_tokens: int = 0
     seconds: float = 0.0
     step: int = 0
+    saved_at: float = field(default_factory=time.monotonic)
 
     @property
     def total(self) -> int:
@@ -88,8 +90,8 @@ def search_side_by_side(search: Search, rates: Sequence[float]) -> Arm:
         if step < search.step or len(search.arms) == 1:
             continue
         train_until(search, step, checkpoints)
-        if len(search.arms) > 1:
-            cut(search, left, checkpoints)
+        if len(search.arms) > left:
+            cut(search, left)
     return search.arms[0]
 
 
@@ -161,10 +163,10 @@ def save(search: Search, checkpoints: Checkpoints) -> None:
         extra_tokens=search.extra_tokens,
     )  # fmt: skip
     checkpoints.save(state, lambda folder: save_arms(search.engine, search.arms, folder))
+    search.saved_at = time.monotonic()
 
 
 def train_until(search: Search, step: int, checkpoints: Checkpoints) -> None:
-    saved_at = time.monotonic()
     note = f"{len(search.arms)} learning rates side by side"
     with stop_requests() as stop_requested, track(note, step) as advance:
         advance(search.step)
@@ -179,22 +181,18 @@ def train_until(search: Search, step: int, checkpoints: Checkpoints) -> None:
                 raise TrainingError("every learning rate of the search lost its loss", code="loss_exploded",
                                     hint="look at the data, or set a lower train.learning_rate yourself")  # fmt: skip
             advance(note=f"best loss {min(arm.state.recent_losses[-1] for arm in search.arms):.3f}")
-            signal, overdue = stop_requested(), time.monotonic() - saved_at > SAVE_EVERY_SECONDS
-            if signal or overdue or search.step == step:
+            signal, overdue = stop_requested(), time.monotonic() - search.saved_at > SAVE_EVERY_SECONDS
+            if signal or overdue:
                 save(search, checkpoints)
-                saved_at = time.monotonic()
             if signal:
                 raise Interrupted(f"{signal} after step {search.step} of the search; everything is saved",
                                   hint="go on with the same command and --resume")  # fmt: skip
 
 
-def cut(search: Search, left: int, checkpoints: Checkpoints) -> None:
+def cut(search: Search, left: int) -> None:
     """Scores all arms cooled down, keeps the best `left`, and puts these back to where they were."""
-    if len(search.arms) <= left:
-        return
     began = time.monotonic()
-    found = checkpoints.newest()
-    assert found is not None, "the checkpoint of this very step"
+    before = {arm.name: search.engine.snapshot(arm.name) for arm in search.arms}
     search.extra_tokens += cool_down(search.engine, search.arms)
     scores = {arm.name: score(search.engine, arm.name, search.held_out) for arm in search.arms}
     for arm in search.arms:
@@ -205,7 +203,7 @@ def cut(search: Search, left: int, checkpoints: Checkpoints) -> None:
                       losses={name: shown(one.mean) for name, one in scores.items()})  # fmt: skip
     for arm in [arm for arm in search.arms if arm.name not in kept]:
         give_up(search, arm, f"held-out loss {scores[arm.name].mean:.4f} after {search.step} steps")
-    restore_arms(search.engine, search.arms, found[1])
+    search.engine.put_back({name: before[name] for name in kept})
     search.seconds += time.monotonic() - began
 
 
