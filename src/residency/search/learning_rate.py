@@ -69,8 +69,7 @@ def find(prepared: Prepared, engine: Engine, run: RunFolder, keeps_budget: Calla
     centre, why = formula(resolved, engine, search.total)
     rates = ladder(centre)
     winner = search_one_by_one(search, rates, centre) if full else search_side_by_side(search, rates)
-    Checkpoints(run, resolved.train.keep_checkpoints).save(winner.state, lambda at: engine.save(winner.engine_name, at))
-    durable.write_text(run / "metrics.jsonl", (winner.record / "metrics.jsonl").read_text())
+    promote(search, winner)
     note_fate(search, winner, "chosen")
     result = summarise(search, winner, why)
     search.record.write(RESULT, result)
@@ -82,6 +81,13 @@ def find(prepared: Prepared, engine: Engine, run: RunFolder, keeps_budget: Calla
                 f"may be better still", level="warning", learning_rate=winner.rate)  # fmt: skip
     run.say("search", result.reason, learning_rate=result.chosen, price=result.price, seconds=result.seconds,
             other_tokens=result.other_tokens)  # fmt: skip
+
+
+def promote(search: Search, winner: Arm) -> None:
+    """Leaves the winner where training goes on from: its checkpoint and its metrics, as if it had trained alone."""
+    checkpoints = Checkpoints(search.run, search.settings.keep_checkpoints)
+    checkpoints.save(winner.state, lambda folder: search.engine.save(winner.engine_name, folder))
+    durable.write_text(search.run / "metrics.jsonl", (winner.record / "metrics.jsonl").read_text())
 
 
 def require_held_out(prepared: Prepared, run: RunFolder) -> None:
