@@ -69,13 +69,8 @@ def main() -> None:
 
 
 def conditions(options: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "model": options.model,
-        "steps": options.steps,
-        "batch": BATCH,
-        "grid": [LOWEST, HIGHEST],
-        "held_out_rows": HELD_OUT,
-    } | versions()
+    own = {"model": options.model, "steps": options.steps, "batch": BATCH, "held_out_rows": HELD_OUT}
+    return own | {"doublings_around_the_formula": [LOWEST, HIGHEST]} | versions()
 
 
 def part(task: str, seed: int, kind: str, options: argparse.Namespace) -> dict[str, Any]:

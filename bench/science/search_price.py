@@ -96,9 +96,10 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
         "price": (search_seconds + rest_seconds) / one_seconds, "search_seconds": search_seconds,
         "same_steps_one_after_another_seconds": sequential, "eight_runs_seconds": 8 * one_seconds,
         "winner_loss_differs_by": winner_differs, "candidates_loss_differs_by": differs,
-        "tokens_seen": {f"{one.learning_rate:.2g}": one.tokens for one in fates}, "extra_tokens": search.extra_tokens,
+        "tokens_seen": {f"{one.learning_rate:.2g}": one.tokens for one in fates},
+        "extra_tokens": search.extra_tokens,
         "candidates": [one.model_dump() for one in fates],
-        "conditions": {"device_name": device_name(options), "batch": BATCH, "rank": LORA.rank, "held_out": len(held_out)}
+        "conditions": {"on": device_name(options), "batch": BATCH, "rank": LORA.rank, "held_out": len(held_out)}
         | versions(),
     }  # fmt: skip
 
