@@ -155,6 +155,27 @@ class SearchResult(Record):
     seconds: float
 
 
+class TrialRecord(Record):
+    number: int
+    values: dict[str, Any]
+    state: Literal["finished", "pruned", "failed", "in training"]
+    loss: float | None
+    """The lowest held-out loss that was measured, in nats per trained token."""
+    steps: int
+    total_steps: int
+    tokens: int
+    seconds: float
+    why: str | None = None
+    """Of a trial that did not come to its end."""
+
+
+class SweepRecord(Record):
+    fields: list[str]
+    best: int | None
+    trials: list[TrialRecord]
+    """By rising number."""
+
+
 class Summary(Record):
     status: Literal["finished", "stopped_early"]
     steps: int

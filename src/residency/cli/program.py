@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from residency import progress
-from residency.cli import chat, check, estimate, evaluate, export, models, report, runs, train
+from residency.cli import chat, check, estimate, evaluate, export, models, report, runs, sweep, train
 from residency.cli.output import print_answer, print_error, print_line
 from residency.errors import Interrupted, ResidencyError
 
@@ -38,6 +38,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 train.add_to(app)
+sweep.add_to(app)
 evaluate.add_to(app)
 chat.add_to(app)
 check.add_to(app)

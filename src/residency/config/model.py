@@ -61,6 +61,11 @@ class Qlora(Lora[A], Generic[A]):
     """LoRA on a base held in 4-bit NF4 (arXiv 2305.14314)."""
 
 
+class AutoAdapter(Lora[A], Generic[A]):
+    kind: Literal["auto"] = "auto"  # type: ignore[assignment]  # the discriminator of the union
+    """Full fine-tuning, LoRA or QLoRA, by memory, model and data; the other keys hold where it is an adapter."""
+
+
 class Full(Section):
     kind: Literal["full"] = "full"
     """Every weight is trained."""
@@ -141,7 +146,9 @@ class Run(Section, Generic[A]):
     model: Model
     data: Data[A]
     method: Method = Field(default=Sft())
-    adapter: Lora[A] | Qlora[A] | Full | Peft = Field(default=DEFAULTS | {"kind": "lora"}, discriminator="kind")
+    adapter: Lora[A] | Qlora[A] | AutoAdapter[A] | Full | Peft = Field(
+        default=DEFAULTS | {"kind": "lora"}, discriminator="kind"
+    )
     train: Train[A] = Field(default=DEFAULTS)
     eval: Evaluation[A] = Field(default=DEFAULTS)
     speed: Speed[A] = Field(default=DEFAULTS)

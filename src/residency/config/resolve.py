@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from residency.config.learning_rate import learning_rate
 from residency.config.model import ResolvedConfig, RunConfig
+from residency.errors import ResourceError
 
 Values: TypeAlias = dict[str, Any]
 """A run's values as a nested dict; rules see those that earlier rules have set."""
@@ -28,6 +29,10 @@ CPU_TOKENS = (1024, 4096)
 GPU_TOKENS = (1024, 65536)
 MEMORY_SHARE = 0.8
 """Share of the free memory that is planned for."""
+SMALL_PARAMETERS = 500_000_000
+"""Below it full fine-tuning was better than LoRA in loss and in what was forgotten (SmolLM2-135M, 96 rows)."""
+ROWS_BEYOND_LORA = 20_000
+"""LoRA equals full fine-tuning while the data fit its capacity (Schulman et al. 2025)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,8 @@ class Facts:
     bf16_faster: bool
     bf16_reason: str
     """A sentence with the measurement."""
+    fixed_bytes_of: dict[str, int] = field(default_factory=dict)
+    """As `fixed_bytes`, for `full`, `lora` and `qlora`: what `adapter.kind: auto` chooses by."""
 
 
 def resolve(config: RunConfig, facts: Facts) -> tuple[ResolvedConfig, dict[str, str]]:
@@ -88,6 +95,30 @@ def max_length_tokens(values: Values, facts: Facts) -> tuple[int, str]:
     return facts.context_length, (
         f"The model's context holds {facts.context_length} tokens, and the longest row has {facts.longest_row}."
     )
+
+
+def adapter_kind(values: Values, facts: Facts) -> tuple[str, str]:
+    """Raises ResourceError where not even QLoRA fits."""
+    tokens = max(facts.longest_row, CPU_TOKENS[0])
+    need = {kind: fixed + tokens * facts.bytes_per_token for kind, fixed in facts.fixed_bytes_of.items()}
+    fits = {kind: size <= MEMORY_SHARE * facts.memory_bytes for kind, size in need.items()}
+    numbers = ", ".join(f"{LABELS[kind]} {size / 1e9:.1f}" for kind, size in need.items())
+    why = f"With passes of {tokens} tokens {numbers} of {facts.memory_bytes / 1e9:.1f} GB that are free"
+    if fits["full"] and facts.parameters < SMALL_PARAMETERS:
+        values["adapter"] = {}
+        return "full", f"{why}; models under {SMALL_PARAMETERS / 1e9:g}B learn more and forget less with all weights."
+    if fits["full"] and facts.num_rows >= ROWS_BEYOND_LORA:
+        values["adapter"] = {}
+        return "full", f"{why}; {facts.num_rows} rows are more than LoRA's capacity holds ({ROWS_BEYOND_LORA})."
+    if fits["lora"]:
+        few = f"{facts.num_rows} rows fit LoRA's capacity, and it forgets less"
+        return "lora", f"{why}; {few if fits['full'] else 'full fine-tuning does not fit'}."
+    if fits["qlora"]:
+        return "qlora", f"{why}; only a base held in 4 bits fits."
+    raise ResourceError(
+        f"adapter.kind: auto finds nothing that fits: {numbers} of {facts.memory_bytes / 1e9:.1f} GB",
+        param="adapter.kind", hint="choose a smaller model, or lower data.max_length_tokens",
+    )  # fmt: skip
 
 
 def rank(values: Values, facts: Facts) -> tuple[int, str]:
@@ -125,16 +156,17 @@ def peak_learning_rate(values: Values, facts: Facts) -> tuple[float, str]:
 
 def micro_batch_tokens(values: Values, facts: Facts) -> tuple[int, str]:
     low, high = CPU_TOKENS if facts.device == "cpu" else GPU_TOKENS
-    free = facts.memory_bytes * MEMORY_SHARE - facts.fixed_bytes
+    fixed = facts.fixed_bytes_of.get(values["adapter"]["kind"], facts.fixed_bytes)
+    free = facts.memory_bytes * MEMORY_SHARE - fixed
     fitting = int(max(free, 0) // facts.bytes_per_token)
     tokens = min(max(fitting // 256 * 256, low), high)
     longest = values["data"]["max_length_tokens"]
     why = (
-        f"{tokens} tokens need about {(facts.fixed_bytes + tokens * facts.bytes_per_token) / 1e9:.1f} of "
+        f"{tokens} tokens need about {(fixed + tokens * facts.bytes_per_token) / 1e9:.1f} of "
         f"{facts.memory_bytes / 1e9:.1f} GB"
     )
     if longest > tokens:
-        need = (facts.fixed_bytes + longest * facts.bytes_per_token) / 1e9
+        need = (fixed + longest * facts.bytes_per_token) / 1e9
         why = f"The longest row must pass at once: {longest} tokens need about {need:.1f} of "
         return longest, f"{why}{facts.memory_bytes / 1e9:.1f} GB."
     return tokens, f"{why}; up to {high} are used on this device."
@@ -198,9 +230,12 @@ def round_up(number: int, multiple: int) -> int:
     return math.ceil(number / multiple) * multiple
 
 
+LABELS = {"full": "full fine-tuning needs", "lora": "LoRA", "qlora": "QLoRA"}
+
 RULES: dict[str, Callable[[Values, Facts], tuple[Any, str]]] = {
     "data.format": row_format,
     "data.max_length_tokens": max_length_tokens,
+    "adapter.kind": adapter_kind,
     "adapter.rank": rank,
     "train.batch_size": batch_size,
     "train.epochs": epochs,

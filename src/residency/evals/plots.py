@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import StringIO
 from typing import Any
@@ -47,6 +47,8 @@ LEFT = -0.2 / 0.545
 WIDTH_INCHES = 8.4
 LONGEST_LABEL = 26
 SMOOTH_FROM_POINTS = 20
+MOST_LABELS = 6
+"""On one axis; of more values only the ends are written."""
 
 
 def forest(results: Sequence[EvalResult], tuned: str) -> Markup | None:
@@ -149,6 +151,47 @@ def small_curve(metrics: Sequence[Metric], field: str) -> Markup | None:
         if field == "learning_rate":
             axes.yaxis.set_major_formatter("{x:g}")
     return drawn()
+
+
+def parallel(columns: Mapping[str, Sequence[float | str]], best: int) -> Markup:
+    """Each row as a line through its values, one upright axis a column, the last one deciding; `best` stands out.
+
+    Numbers lie by size (by order of magnitude where they span a hundredfold), words by the order of their appearance.
+    """
+    places = [_places(values) for values in columns.values()]
+    with _figure("parallel", WIDTH_INCHES, 3.2) as (figure, drawn):
+        axes = figure.add_axes((0.06, 0.1, 0.88, 0.74))
+        at = range(len(columns))
+        order = sorted(range(len(places[0])), key=lambda row: row == best)
+        for row in order:
+            chosen = row == best
+            axes.plot(at, [heights[row] for heights in places], color=ACCENT if chosen else MUTED,
+                      alpha=1.0 if chosen else 0.35, linewidth=2.4 if chosen else 1.1)  # fmt: skip
+        for x, (name, values) in zip(at, columns.items(), strict=True):
+            axes.axvline(x, color=LINE, linewidth=0.8)
+            axes.text(x, 1.1, name, ha="center", va="bottom", weight="bold", parse_math=False)
+            labels = {round(y, 3): value for y, value in zip(places[x], values, strict=True)}
+            ends = {min(labels), max(labels)} if len(labels) > MOST_LABELS else set(labels)
+            for y in ends:
+                value = labels[y]
+                shown = f"{value:.3g}" if isinstance(value, float) else str(value)
+                axes.text(x + 0.02, y, shown, va="center", color=MUTED, size=8.4, parse_math=False)
+        axes.set_ylim(-0.05, 1.05)
+        axes.set_axis_off()
+    return drawn()
+
+
+def _places(values: Sequence[float | str]) -> list[float]:
+    """Heights between 0 and 1."""
+    if any(isinstance(value, str) for value in values):
+        words = list(dict.fromkeys(map(str, values)))
+        heights = [float(words.index(str(value))) for value in values]
+    else:
+        numbers = [float(value) for value in values]
+        wide = min(numbers) > 0 and max(numbers) >= 100 * min(numbers)
+        heights = [float(np.log(number)) if wide else number for number in numbers]
+    low, high = min(heights), max(heights)
+    return [(height - low) / (high - low) if high > low else 0.5 for height in heights]
 
 
 def smoothed(values: Sequence[float]) -> list[float]:

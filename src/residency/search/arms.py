@@ -31,7 +31,7 @@ COOL_DOWN_SHARE = 0.1
 FEWEST_COOL_DOWN_STEPS = 3
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Arm:
     name: str
     """Of its folder, and of its adapter in the engine."""

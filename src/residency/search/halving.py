@@ -40,7 +40,7 @@ class SearchProgress(Progress):
     """Of the probe and the cool-downs."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Search:
     """One search and where it stands."""
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from residency.config.model import RunConfig
+from residency.config.model import Full, Lora, Qlora, RunConfig
 from residency.config.resolve import Facts
+from residency.config.section import Auto
 from residency.data.messages import Example, Rendered
 from residency.data.render import Renderer
 from residency.engine.memory import available_bytes
@@ -69,7 +70,17 @@ def gather(
         busy_cores=busy_cores(),
         bf16_faster=bf16_faster,
         bf16_reason=bf16_reason,
+        fixed_bytes_of=fixed_bytes_of(config, model, element),
     )
+
+
+def fixed_bytes_of(config: RunConfig, model: ModelFacts, element: int) -> dict[str, int]:
+    """For each kind that `adapter.kind: auto` may choose, with the rank asked for; a frozen base as it is computed."""
+    if not isinstance(config.adapter, Lora):
+        return {}
+    own = config.adapter.model_dump(exclude={"kind"})
+    kinds: dict[str, Full | Lora[Auto]] = {"full": Full(), "lora": Lora(**own), "qlora": Qlora(**own)}
+    return {kind: sum(fixed_bytes(model, adapter, element).values()) for kind, adapter in kinds.items()}
 
 
 def longest_tokens(renderer: Renderer, answers: Sequence[str]) -> int:

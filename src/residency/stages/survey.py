@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from residency.config.learning_rate import SEARCH_PRICE
 from residency.config.model import ResolvedConfig, RunConfig
 from residency.config.resolve import resolve
 from residency.data.lengths import fit_length
@@ -70,6 +71,7 @@ def estimate(config: RunConfig) -> EstimateResult:
     torch.set_num_threads(resolved.speed.threads)
     steps, tokens = total_steps(resolved.train, len(rows)), lengths_of(rows)
     dtype = DTYPES[resolved.speed.precision]
+    price = SEARCH_PRICE if resolved.train.learning_rate == "search" else 1.0
     need = estimate_need(
         model_facts(hf_config),
         resolved.adapter,
@@ -77,7 +79,7 @@ def estimate(config: RunConfig) -> EstimateResult:
             resolved.train.micro_batch_tokens, int(resolved.train.batch_size * tokens["total"] / len(rows))
         ),
         trained_share=tokens["trained"] / tokens["total"],
-        total_tokens=int(steps * resolved.train.batch_size * tokens["total"] / len(rows)),
+        total_tokens=int(price * steps * resolved.train.batch_size * tokens["total"] / len(rows)),
         row_length=tokens["total"] / len(rows),
         bytes_per_weight=dtype.itemsize,
         matmul_flops=matmul_rate(device(), dtype),
