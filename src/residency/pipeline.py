@@ -41,6 +41,7 @@ def run(config: RunConfig, runs: Path, *, resume: bool = False, listener: Listen
     record = RunFolder(folder, listener)
     with claim(folder), failures_recorded(record):
         stages = Stopwatch()
+        record.say("run", f"the run is in {folder}", path=str(folder))
         with stages("check"):
             prepared = prepare(config, record)
         resolved = prepared.resolved

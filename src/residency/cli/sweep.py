@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from residency.cli.live import live_view
 from residency.cli.options import AsJson
 from residency.cli.output import listener, print_answer, print_line, print_table, table
 from residency.cli.train import sigterm_as_ctrl_c
@@ -50,8 +51,8 @@ def sweep(
 
     place = folder or Path("sweeps") / sweep_file.stem
     try:
-        with sigterm_as_ctrl_c():
-            found = run_sweep(asked, place, listener(as_json))
+        with sigterm_as_ctrl_c(), live_view(listener(as_json), place) as hear:
+            found = run_sweep(asked, place, hear)
     except KeyboardInterrupt:
         raise Interrupted("interrupted", hint="go on with the same command") from None
     if as_json:

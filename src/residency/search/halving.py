@@ -151,8 +151,9 @@ def resume(search: Search, checkpoints: Checkpoints) -> bool:
     restore_arms(search.engine, search.arms, folder)
     search.engine.micro_batch_tokens = state.micro_batch_tokens
     set_random_state(state.rng)
-    search.run.say("search_resumed", f"the search goes on after step {state.step} with {len(search.arms)} candidates",
-                      step=state.step, candidates=list(state.arms))  # fmt: skip
+    said = f"the search goes on after step {state.step} with {len(search.arms)} candidates"
+    rates = [one.learning_rate for one in state.candidates]
+    search.run.say("search_resumed", said, step=state.step, kept=list(state.arms), rates=rates)
     return True
 
 

@@ -96,9 +96,9 @@ def resume(search: Search) -> RaceProgress | None:
     search.fates = {one.name: one for one in state.candidates}
     search.extra_tokens, search.seconds = state.extra_tokens, state.seconds
     done = sum(one.fate != "in training" for one in state.candidates)
-    search.run.say(
-        "search_resumed", f"the search goes on after {done} of {len(state.candidates)} candidates", done=done
-    )
+    rates = [one.learning_rate for one in state.candidates]
+    search.run.say("search_resumed", f"the search goes on after {done} of {len(rates)} candidates", done=done,
+                   rates=rates)  # fmt: skip
     return state
 
 
