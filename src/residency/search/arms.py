@@ -2,7 +2,7 @@
 
 Every step of all arms is one `forward_backward` over their batches. An arm is trained exactly as it would be alone: the
 same rows in the same order, the same schedule, its own clipping, its own optimizer. To be compared in the middle of
-their training, arms are scored cooled down: a copy goes on for a tenth of its steps while its rate falls to zero. High
+their training, arms are scored cooled down: a copy goes on for some steps while its rate falls to zero. High
 rates look worse than they are until they have fallen (arXiv 2405.18392), and by unequal amounts.
 """
 
@@ -28,6 +28,9 @@ from residency.methods.sft import advanced, require_finite, require_no_explosion
 from residency.records import Metric, RunFolder
 
 COOL_DOWN_SHARE = 0.1
+"""Of the steps so far."""
+LONGEST_COOL_DOWN_SHARE = 0.02
+"""Of the whole run."""
 FEWEST_COOL_DOWN_STEPS = 3
 
 
@@ -142,7 +145,8 @@ def cool_down_steps(arm: Arm) -> int:
     """0 where the schedule has ended: there the rate has fallen by itself."""
     if arm.state.step >= arm.total:
         return 0
-    return min(max(FEWEST_COOL_DOWN_STEPS, round(COOL_DOWN_SHARE * arm.state.step)), arm.total - arm.state.step)
+    steps = round(min(COOL_DOWN_SHARE * arm.state.step, LONGEST_COOL_DOWN_SHARE * arm.total))
+    return min(max(FEWEST_COOL_DOWN_STEPS, steps), arm.total - arm.state.step)
 
 
 def score(engine: Engine, name: str, held_out: Sequence[Rendered]) -> Score:

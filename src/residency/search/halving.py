@@ -98,19 +98,26 @@ def search_side_by_side(search: Search, rates: Sequence[float]) -> Arm:
 def begin(search: Search, rates: Sequence[float]) -> None:
     for number, rate in enumerate(rates, 1):
         search.fates[f"candidate-{number}"] = Candidate(name=f"candidate-{number}", learning_rate=rate)
-    search.add_arm("probe")
-    losses = probe(search.engine, new_arm(search, "probe", rates[0]), rates)
-    search.engine.drop_adapter("probe")
-    search.extra_tokens += len(losses) * sum(len(row) for row in new_arm(search, "probe", rates[0]).batch(0))
+    lowest = add_arm(search, "candidate-1")
+    start = search.engine.snapshot(lowest.name)
+    losses = probe(search.engine, lowest, rates)
+    search.engine.put_back({lowest.name: start})
+    search.extra_tokens += len(losses) * sum(len(row) for row in lowest.batch(0))
     usable = bearable(losses)
-    search.run.say("range_probe", probe_sentence(losses, rates, usable), losses=[shown(loss) for loss in losses],
-                      rates=list(rates))  # fmt: skip
+    said = probe_sentence(losses, rates, usable)
+    search.run.say("range_probe", said, losses=[shown(loss) for loss in losses], rates=list(rates))
     for name, candidate in list(search.fates.items()):
         if candidate.learning_rate in rates[usable:]:
             search.fates[name] = candidate.model_copy(update={"fate": "its loss rose in the range probe"})
-        else:
-            search.add_arm(name)
-            search.arms.append(new_arm(search, name, candidate.learning_rate))
+        elif name != lowest.name:
+            add_arm(search, name)
+
+
+def add_arm(search: Search, name: str) -> Arm:
+    search.add_arm(name)
+    arm = new_arm(search, name, search.fates[name].learning_rate)
+    search.arms.append(arm)
+    return arm
 
 
 def shown(loss: float) -> float | None:
@@ -143,11 +150,9 @@ def resume(search: Search, checkpoints: Checkpoints) -> bool:
     search.fates = {one.name: one for one in state.candidates}
     search.step, search.seconds, search.extra_tokens = state.step, state.seconds, state.extra_tokens
     for name, progress in state.arms.items():
-        arm = new_arm(search, name, search.fates[name].learning_rate)
+        arm = add_arm(search, name)
         arm.state = progress
         arm.record.keep_metrics(progress.step)
-        search.add_arm(name)
-        search.arms.append(arm)
     restore_arms(search.engine, search.arms, folder)
     search.engine.micro_batch_tokens = state.micro_batch_tokens
     set_random_state(state.rng)

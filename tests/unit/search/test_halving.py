@@ -19,8 +19,8 @@ SETTINGS = {"epochs": 1.0, "batch_size": 8, "micro_batch_tokens": 100, "eval_eve
 ROWS = 100
 
 
-def arm(rate: float, step: int = 0) -> Arm:
-    settings = Train.model_validate(SETTINGS | {"learning_rate": rate})
+def arm(rate: float, step: int = 0, epochs: int = 1) -> Arm:
+    settings = Train.model_validate(SETTINGS | {"learning_rate": rate, "epochs": epochs})
     return Arm(f"{rate:g}", settings, random_rows(800), RunFolder(Path()), Progress(step=step, micro_batch_tokens=1))
 
 
@@ -67,6 +67,10 @@ def test_a_budget_decides_among_the_near_ones_then_among_all_and_else_the_lowest
     assert chosen(*near, keeps_budget=lambda name: False) == ["0.0001"]
 
 
-@pytest.mark.parametrize(("step", "steps"), [(10, 3), (50, 5), (98, 2), (100, 0)])
-def test_a_cool_down_is_a_tenth_of_the_steps_and_ends_with_the_run(step: int, steps: int) -> None:
-    assert cool_down_steps(arm(1e-4, step)) == steps
+@pytest.mark.parametrize(
+    ("step", "epochs", "steps"), [(10, 1, 3), (98, 1, 2), (100, 1, 0), (50, 10, 5), (200, 10, 20), (500, 10, 20)]
+)
+def test_a_cool_down_is_a_tenth_of_the_steps_so_far_and_a_fiftieth_of_the_run_at_most(
+    step: int, epochs: int, steps: int
+) -> None:
+    assert cool_down_steps(arm(1e-4, step, epochs)) == steps
