@@ -47,8 +47,8 @@ LEFT = -0.2 / 0.545
 WIDTH_INCHES = 8.4
 LONGEST_LABEL = 26
 SMOOTH_FROM_POINTS = 20
-MOST_LABELS = 6
-"""On one axis; of more values only the ends are written."""
+LABEL_ROOM = 0.06
+"""Of an axis' height."""
 
 
 def forest(results: Sequence[EvalResult], tuned: str) -> Markup | None:
@@ -156,7 +156,7 @@ def small_curve(metrics: Sequence[Metric], field: str) -> Markup | None:
 def parallel(columns: Mapping[str, Sequence[float | str]], best: int) -> Markup:
     """Each row as a line through its values, one upright axis a column, the last one deciding; `best` stands out.
 
-    Numbers lie by size (by order of magnitude where they span a hundredfold), words by the order of their appearance.
+    Numbers lie by size (by order of magnitude where they span a tenfold), words by the order of their appearance.
     """
     places = [_places(values) for values in columns.values()]
     with _figure("parallel", WIDTH_INCHES, 3.2) as (figure, drawn):
@@ -170,15 +170,25 @@ def parallel(columns: Mapping[str, Sequence[float | str]], best: int) -> Markup:
         for x, (name, values) in zip(at, columns.items(), strict=True):
             axes.axvline(x, color=LINE, linewidth=0.8)
             axes.text(x, 1.1, name, ha="center", va="bottom", weight="bold", parse_math=False)
-            labels = {round(y, 3): value for y, value in zip(places[x], values, strict=True)}
-            ends = {min(labels), max(labels)} if len(labels) > MOST_LABELS else set(labels)
-            for y in ends:
-                value = labels[y]
+            for y, value in _apart(list(zip(places[x], values, strict=True)), best):
                 shown = f"{value:.3g}" if isinstance(value, float) else str(value)
                 axes.text(x + 0.02, y, shown, va="center", color=MUTED, size=8.4, parse_math=False)
         axes.set_ylim(-0.05, 1.05)
         axes.set_axis_off()
     return drawn()
+
+
+def _apart(labels: list[tuple[float, float | str]], best: int) -> list[tuple[float, float | str]]:
+    """The labels that have room: the best row's, the lowest and the highest, then the others."""
+    kept: list[tuple[float, float | str]] = []
+    for y, value in [labels[best], min(labels, key=_height), max(labels, key=_height), *labels]:
+        if all(abs(y - other) >= LABEL_ROOM for other, _ in kept):
+            kept.append((y, value))
+    return kept
+
+
+def _height(label: tuple[float, float | str]) -> float:
+    return label[0]
 
 
 def _places(values: Sequence[float | str]) -> list[float]:
@@ -188,7 +198,7 @@ def _places(values: Sequence[float | str]) -> list[float]:
         heights = [float(words.index(str(value))) for value in values]
     else:
         numbers = [float(value) for value in values]
-        wide = min(numbers) > 0 and max(numbers) >= 100 * min(numbers)
+        wide = min(numbers) > 0 and max(numbers) >= 10 * min(numbers)
         heights = [float(np.log(number)) if wide else number for number in numbers]
     low, high = min(heights), max(heights)
     return [(height - low) / (high - low) if high > low else 0.5 for height in heights]
