@@ -158,7 +158,7 @@ class SearchResult(Record):
 class TrialRecord(Record):
     number: int
     values: dict[str, Any]
-    state: Literal["finished", "pruned", "failed", "in training"]
+    state: Literal["finished", "pruned", "failed"]
     loss: float | None
     """The lowest held-out loss that was measured, in nats per trained token."""
     steps: int
