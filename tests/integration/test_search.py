@@ -39,7 +39,10 @@ def losses(run: RunFolder) -> list[float]:
     return [metric.loss for metric in run.metrics() if metric.split == "train"]
 
 
-@pytest.fixture(scope="module", params=[LORA, FULL], ids=["side by side", "one after another"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(LORA, id="side by side"), pytest.param(FULL, id="one after another", marks=pytest.mark.slow)],
+)
 def searched(request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     runs = tmp_path_factory.mktemp("searched")
     assert train(config(folder, request.param), runs) == 0

@@ -43,9 +43,8 @@ def sweep(
 ) -> None:
     """Try settings that Optuna draws, side by side where they share a base, and write the best one's run file.
 
-    Interrupted, it goes on with the same command. Several processes may work on one folder: start one for each GPU, with
-    CUDA_VISIBLE_DEVICES set.
-    Settings are compared by their held-out loss; the test rows are not looked at.
+    Interrupted, it goes on with the same command. Several processes may work on one folder: start one for each GPU,
+    with CUDA_VISIBLE_DEVICES set. Settings are compared by their held-out loss; the test rows are not looked at.
     """
     asked = load_sweep(sweep_file)
     from residency.search.sweep import run_sweep
