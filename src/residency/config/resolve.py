@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from residency.config.learning_rate import learning_rate
 from residency.config.model import ResolvedConfig, RunConfig
-from residency.errors import ResourceError
+from residency.errors import ConfigError, ResourceError
 
 Values: TypeAlias = dict[str, Any]
 """A run's values as a nested dict; rules see those that earlier rules have set."""
@@ -74,7 +74,12 @@ class Facts:
 
 
 def resolve(config: RunConfig, facts: Facts) -> tuple[ResolvedConfig, dict[str, str]]:
-    """Every `auto` becomes a value; the second part gives the reason of each, by dotted path."""
+    """Every `auto` becomes a value; the second part gives the reason of each, by dotted path.
+
+    Raises ConfigError and ResourceError where what is asked for cannot be.
+    """
+    if config.train.learning_rate == "search" and not facts.has_eval:
+        raise nothing_to_search_by()
     values = config.model_dump()
     reasons: dict[str, str] = {}
     for path, rule in RULES.items():
@@ -82,6 +87,13 @@ def resolve(config: RunConfig, facts: Facts) -> tuple[ResolvedConfig, dict[str, 
         if values[section].get(key) == "auto":
             values[section][key], reasons[path] = rule(values, facts)
     return ResolvedConfig.model_validate(values), reasons
+
+
+def nothing_to_search_by() -> ConfigError:
+    return ConfigError(
+        "train.learning_rate: search needs held-out rows to compare candidates on", param="data.eval",
+        hint="set data.eval: 10%, or leave train.learning_rate to auto",
+    )  # fmt: skip
 
 
 def row_format(values: Values, facts: Facts) -> tuple[str, str]:

@@ -12,10 +12,10 @@ from dataclasses import replace
 from residency import durable
 from residency.config.learning_rate import learning_rate
 from residency.config.model import Full, ResolvedConfig
+from residency.config.resolve import nothing_to_search_by
 from residency.engine.adapters import peft_config
 from residency.engine.checkpoint import Checkpoints
 from residency.engine.engine import Engine
-from residency.errors import ConfigError
 from residency.records import RunFolder, SearchResult
 from residency.search.arms import Arm
 from residency.search.halving import Search, note_fate, search_side_by_side
@@ -93,10 +93,7 @@ def promote(search: Search, winner: Arm) -> None:
 def require_held_out(prepared: Prepared, run: RunFolder) -> None:
     count = len(prepared.held_out)
     if not count:
-        raise ConfigError(
-            "train.learning_rate: search needs held-out rows to compare candidates on", param="data.eval",
-            hint="set data.eval: 10%, or leave train.learning_rate to auto",
-        )  # fmt: skip
+        raise nothing_to_search_by()  # all were too long
     if count < ENOUGH_HELD_OUT:
         run.say("few_held_out", f"the search compares learning rates on {count} held-out rows; with fewer than "
                 f"{ENOUGH_HELD_OUT} chance decides between near ones", level="warning", rows=count)  # fmt: skip

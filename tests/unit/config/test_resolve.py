@@ -12,7 +12,7 @@ import pytest
 from residency.config.load import parse_run
 from residency.config.model import Lora, ResolvedConfig
 from residency.config.resolve import Facts, resolve
-from residency.errors import ResourceError
+from residency.errors import ConfigError, ResourceError
 
 DEMO = Facts(
     hidden_size=576, parameters=134_515_008, context_length=8192, num_rows=1500, longest_row=140, longest_answer=60,
@@ -220,3 +220,9 @@ def test_the_adapter_follows_from_memory_size_and_data(changes: dict[str, Any], 
 def test_where_nothing_fits_the_need_is_said() -> None:
     with pytest.raises(ResourceError, match=r"QLoRA 3\.0 of 2\.0 GB"):
         resolved(replace(DEMO, memory_bytes=2_000_000_000, fixed_bytes_of=SIZES), adapter={"kind": "auto"})
+
+
+def test_a_search_without_held_out_rows_is_refused_before_anything_is_measured() -> None:
+    with pytest.raises(ConfigError, match="held-out rows"):
+        resolved(replace(DEMO, has_eval=False), train={"learning_rate": "search"})
+    assert resolved(train={"learning_rate": "search"})[0].train.learning_rate == "search"
