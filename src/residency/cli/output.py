@@ -23,8 +23,9 @@ def print_answer(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, allow_nan=False), flush=True)
 
 
-def print_line(text: str = "") -> None:
-    stdout.print(text, markup=False, soft_wrap=True)
+def print_line(text: str = "", *, wrap: bool = False) -> None:
+    """With `wrap`, a terminal breaks long lines between words; a file or a pipe has them whole."""
+    stdout.print(text, markup=False, soft_wrap=not (wrap and stdout.is_terminal))
 
 
 def print_table(table: Table) -> None:

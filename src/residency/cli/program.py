@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from residency import progress
-from residency.cli import chat, check, estimate, evaluate, export, models, report, runs, sweep, train
+from residency.cli import chat, check, convert, estimate, evaluate, export, models, report, runs, select, sweep, train
 from residency.cli.output import print_answer, print_error, print_line
 from residency.errors import Interrupted, ResidencyError
 
@@ -42,6 +42,8 @@ sweep.add_to(app)
 evaluate.add_to(app)
 chat.add_to(app)
 check.add_to(app)
+convert.add_to(app)
+select.add_to(app)
 estimate.add_to(app)
 runs.add_to(app)
 report.add_to(app)

@@ -41,13 +41,16 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the newest unfinished run of this name.")
     ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse data with warnings, not only those with errors (data.strict).")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check the data, measure the untuned model, train, measure again, and report.
 
     Nothing is overwritten: a name that is taken gets a number. Ctrl-C leaves a checkpoint.
     """
-    config = load_run(run_file, overrides or ())
+    config = load_run(run_file, [*(overrides or ()), *(["data.strict=true"] if strict else [])])
     from residency import pipeline
 
     try:

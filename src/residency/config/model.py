@@ -40,6 +40,8 @@ class Data(Section, Generic[A]):
     """What happens to a longer row: dropped with a count, cut at the front, cut at the end, or an error."""
     train_on: Literal["all_answers", "last_answer"] = "all_answers"
     """Which assistant turns carry loss; a turn's own `weight` (0 or 1) goes first."""
+    strict: bool = False
+    """Refuse to train where `residency check` has a warning, not only where it has an error."""
 
 
 class Lora(Section, Generic[A]):

@@ -21,6 +21,10 @@ from residency.data.messages import Origin
 from residency.errors import DataError
 
 MAX_LINE_BYTES = 10_000_000
+MAX_JSON_BYTES = 500_000_000
+"""A JSON array is read whole, and takes several times its size in memory."""
+MAX_GROWTH, GROWTH_FREE_BYTES = 200, 1_000_000_000
+"""A Parquet file whose text is so many times the file's size, and more than this, was made to fill the memory."""
 JSON_COLUMNS = ("messages", "conversations", "tools", "history")
 
 
@@ -134,7 +138,13 @@ def _row(origin: Origin, parsed: JsonRow) -> RawRow:
 
 
 def _read_json(source: str, file: BinaryIO) -> Iterator[RawRow]:
-    data = file.read()
+    data = file.read(MAX_JSON_BYTES + 1)
+    if len(data) > MAX_JSON_BYTES:
+        raise DataError(
+            f"{source} is a JSON array of more than {MAX_JSON_BYTES // 1_000_000} MB",
+            param=source,
+            hint="write one object a line and name the file .jsonl; that is read row by row",
+        )
     _refuse_utf16(source, data)
     try:
         text = data.decode("utf-8-sig").strip()
@@ -233,16 +243,45 @@ def _read_parquet(source: str, file: BinaryIO) -> Iterator[RawRow]:
 
     if not file.read(1):
         return
+    most_bytes = max(GROWTH_FREE_BYTES, MAX_GROWTH * file.seek(0, 2))
     file.seek(0)
-    number = 0
+    number = total_bytes = 0
     try:
-        for batch in parquet.ParquetFile(file).iter_batches(batch_size=1000, use_threads=False):
-            for value in batch.to_pylist():
+        # Text stays in its dictionary until a row is taken: a value of megabytes may stand in every row.
+        texts = _text_columns(parquet.ParquetFile(file).schema)
+        for batch in parquet.ParquetFile(file, read_dictionary=texts).iter_batches(batch_size=1000, use_threads=False):
+            for row in range(batch.num_rows):
                 number += 1
-                yield RawRow(Origin(source, number), value)
+                value = {name: column[row].as_py() for name, column in zip(batch.schema.names, batch, strict=True)}
+                size = _text_bytes(value)
+                total_bytes += size
+                if total_bytes > most_bytes:
+                    raise DataError(
+                        f"{source} holds more than {MAX_GROWTH} times its size in text, up to row {number}",
+                        param=source,
+                        hint="it is damaged or was made to fill the memory; name the file it was made from",
+                    )
+                too_long = f"is longer than {MAX_LINE_BYTES // 1_000_000} MB" if size > MAX_LINE_BYTES else None
+                yield RawRow(Origin(source, number), None if too_long else value, too_long)
     except (pyarrow.ArrowException, UnicodeDecodeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{source} cannot be read as Parquet after row {number}: {reason}", param=source) from error
+
+
+def _text_columns(schema: Any) -> list[str]:
+    return [column.path for column in schema if column.physical_type == "BYTE_ARRAY"]
+
+
+def _text_bytes(value: Any) -> int:
+    """About how much memory the texts of a row take."""
+    match value:
+        case str() | bytes():
+            return len(value)
+        case dict():
+            return sum(map(_text_bytes, value.values()))
+        case list():
+            return sum(map(_text_bytes, value))
+    return 8
 
 
 def _read_text(source: str, file: BinaryIO) -> Iterator[RawRow]:

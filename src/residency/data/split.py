@@ -5,6 +5,10 @@ from __future__ import annotations
 import random
 import re
 
+import numpy as np
+from numpy.typing import NDArray
+
+from residency.data.audit.similar import clusters_of
 from residency.data.messages import Example
 from residency.errors import ConfigError, DataError
 
@@ -24,17 +28,18 @@ def parse_eval(value: str) -> float | str:
     return share
 
 
-def split_examples(examples: list[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
+def split_examples(
+    examples: list[Example], share: float, seed: int, clusters: NDArray[np.int64] | None = None
+) -> tuple[list[Example], list[Example]]:
     """(training rows, held-out rows), each in file order; the same arguments give the same split.
 
-    Rows whose prompts are equal but for case and white space stay on one side, so that the held-out loss does not
-    reward remembering. The held-out side has about `share` of the rows; each side has at least one.
+    Rows whose prompts are equal but for case and white space stay on one side, and so do those of one of the
+    `clusters` of near copies, so that the held-out loss does not reward remembering. The held-out
+    side has about `share` of the rows; each side has at least one.
 
     Raises DataError where that cannot be: fewer than two different prompts.
     """
-    groups: dict[str, list[int]] = {}
-    for index, example in enumerate(examples):
-        groups.setdefault(_prompt_key(example), []).append(index)
+    groups = _together(examples, clusters)
     if len(groups) < 2:
         raise DataError(
             f"cannot hold out rows: the {len(examples):,} training rows have {len(groups)} different prompt",
@@ -51,6 +56,18 @@ def split_examples(examples: list[Example], share: float, seed: int) -> tuple[li
     held_out = held_out or set(sorted(order, key=len)[0])
     train = [example for index, example in enumerate(examples) if index not in held_out]
     return train, [examples[index] for index in sorted(held_out)]
+
+
+def _together(examples: list[Example], clusters: NDArray[np.int64] | None) -> dict[int, list[int]]:
+    """The rows that have to stay on one side, by the first of them."""
+    first: dict[str, int] = {}
+    same = [(first.setdefault(_prompt_key(example), index), index) for index, example in enumerate(examples)]
+    if clusters is not None:
+        same += enumerate(clusters.tolist())
+    groups: dict[int, list[int]] = {}
+    for index, label in enumerate(clusters_of(len(examples), np.array(same, dtype=np.int64)).tolist()):
+        groups.setdefault(label, []).append(index)
+    return groups
 
 
 def _prompt_key(example: Example) -> str:

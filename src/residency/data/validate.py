@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from residency.data.formats import KEYS, Format, detect, kind, to_messages
 from residency.data.messages import Example, Message, Origin
-from residency.data.sources import read_rows
+from residency.data.sources import RawRow, read_rows
 from residency.data.turns import check_tools, check_turns
 from residency.errors import DataError
 
@@ -24,39 +24,71 @@ class Loaded:
     rows_read: int
 
 
-def load_examples(source: str, format: Format | Literal["auto"] = "auto", *, purpose: Purpose = "train") -> Loaded:
-    """Every row of `source` (see `sources`) as an Example, in order.
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A row as it was read, and the example it makes; or why it makes none."""
+
+    raw: RawRow
+    example: Example | None
+    problems: list[str]
+
+
+class Reading:
+    """The rows of `source` (see `sources`), checked one by one; what was chosen is known once a row was recognised.
 
     With "auto" the first row whose format is recognised decides, and the others must agree. Training and held-out
     rows must leave something to train on; test rows must end with the reference answer.
+    """
+
+    def __init__(self, source: str, format: Format | Literal["auto"] = "auto", *, purpose: Purpose = "train") -> None:
+        self.source = source
+        self.purpose = purpose
+        self.auto = format == "auto"
+        self.chosen: Format | None = None if format == "auto" else format
+        self.reason = "set by data.format"
+
+    def __iter__(self) -> Iterator[Checked]:
+        for row in read_rows(self.source):
+            found = [row.problem] if row.problem else _shape_problems(row.value)
+            if not found:
+                if self.chosen is None and (chosen := detect(row.value)):
+                    keys = " and ".join(repr(key) for key in KEYS[chosen])
+                    self.chosen, self.reason = chosen, f"the rows have {keys} (first seen at {row.origin})"
+                found = _format_problems(row.value, self.chosen, auto=self.auto)
+            example = None
+            if not found and self.chosen:
+                example, found = _to_example(row.origin, row.value, self.chosen, self.purpose)
+            yield Checked(row, None if found else example, found)
+
+
+def load_examples(source: str, format: Format | Literal["auto"] = "auto", *, purpose: Purpose = "train") -> Loaded:
+    """Every row of `source` as an Example, in order, read as `Reading` says.
 
     Raises one DataError whose `problems` name every unusable row with file, line and reason.
     """
+    reading = Reading(source, format, purpose=purpose)
     examples: list[Example] = []
     problems: list[str] = []
     bad_rows = rows_read = 0
-    chosen: Format | None = None if format == "auto" else format
-    reason = "set by data.format"
-    for row in read_rows(source):
+    for row in reading:
         rows_read += 1
-        found = [row.problem] if row.problem else _shape_problems(row.value)
-        if not found:
-            if chosen is None and (chosen := detect(row.value)):
-                reason = f"the rows have {' and '.join(repr(key) for key in KEYS[chosen])} (first seen at {row.origin})"
-            found = _format_problems(row.value, chosen, auto=format == "auto")
-        if not found and chosen:
-            example, found = _to_example(row.origin, row.value, chosen, purpose)
-            examples.append(example)
-        bad_rows += bool(found)
-        problems += [f"{row.origin}: {problem}" for problem in found]
-    if problems or chosen is None:
-        raise DataError(
-            f"{bad_rows:,} of {rows_read:,} rows in {source} cannot be used",
-            param=source,
-            hint="correct or remove these rows; nothing is dropped for you",
-            problems=problems,
-        )
-    return Loaded(examples, chosen, reason, rows_read)
+        if row.example:
+            examples.append(row.example)
+        bad_rows += bool(row.problems)
+        problems += [f"{row.raw.origin}: {problem}" for problem in row.problems]
+    if problems or reading.chosen is None:
+        raise unusable(source, bad_rows, rows_read, problems)
+    return Loaded(examples, reading.chosen, reading.reason, rows_read)
+
+
+def unusable(source: str, bad_rows: int, rows_read: int, problems: list[str]) -> DataError:
+    return DataError(
+        f"{bad_rows:,} of {rows_read:,} rows in {source} cannot be used",
+        param=source,
+        hint="correct these rows, or leave them out with `residency check FILE --fix CLEAN.jsonl`; nothing is dropped "
+        "unasked",
+        problems=problems,
+    )
 
 
 def _shape_problems(value: Any) -> list[str]:

@@ -51,6 +51,8 @@ class Findings:
     warnings: list[str]
     events: list[Event]
     audit: str | None
+    data: dict[str, Any] | None
+    """The data's `score`, `findings` and `plots`, as `audit.json` has them; runs of older versions have none."""
 
 
 def read_findings(run: RunFolder) -> Findings:
@@ -79,6 +81,7 @@ def read_findings(run: RunFolder) -> Findings:
         examples=_examples(comparisons, results),
         warnings=problems + _ungraded(results) + [event.message for event in events if event.level != "info"],
         events=events,
+        data=audit if audit and "score" in audit else None,
         audit=json.dumps(audit, indent=2, ensure_ascii=False) if audit else None,
     )
 

@@ -49,6 +49,8 @@ LONGEST_LABEL = 26
 SMOOTH_FROM_POINTS = 20
 LABEL_ROOM = 0.06
 """Of an axis' height."""
+LABELS_SHOWN = 20
+TOPICS_NAMED = 8
 
 
 def forest(results: Sequence[EvalResult], tuned: str) -> Markup | None:
@@ -150,6 +152,59 @@ def small_curve(metrics: Sequence[Metric], field: str) -> Markup | None:
         axes.locator_params(axis="y", nbins=4)
         if field == "learning_rate":
             axes.yaxis.set_major_formatter("{x:g}")
+    return drawn()
+
+
+def row_lengths(lengths: Mapping[str, Any]) -> Markup | None:
+    """How many rows have a prompt, and an answer, of so many words; the bins double."""
+    if not lengths or not all(len(side["rows"]) for side in lengths.values()):
+        return None
+    with _figure("lengths", WIDTH_INCHES / 2, 1.9) as (figure, drawn):
+        axes = figure.add_axes((0.13, 0.22, 0.86, 0.72))
+        longest = max(lengths.values(), key=lambda side: len(side["edges"]))["edges"]
+        for shift, (name, colour) in enumerate((("prompt", MUTED), ("answer", ACCENT))):
+            counts = lengths[name]["rows"]
+            axes.bar([i + 0.4 * shift for i in range(len(counts))], counts, 0.38, color=colour, label=name)
+        marks = range(0, len(longest) - 1, 2)
+        axes.set_xticks([i + 0.2 for i in marks], [f"{longest[i]}+" for i in marks])
+        axes.set_xlabel("words")
+        axes.grid(axis="y")
+        axes.legend(fontsize=8.4)
+    return drawn()
+
+
+def label_balance(counts: Mapping[str, int] | None) -> Markup | None:
+    """How often each label is the answer, the most frequent first."""
+    if not counts:
+        return None
+    shown = list(counts.items())[:LABELS_SHOWN]
+    with _figure("labels", WIDTH_INCHES / 2, 0.2 * len(shown) + 0.4) as (figure, drawn):
+        height = figure.get_figheight()
+        axes = figure.add_axes((0.34, 0.2 / height, 0.56, 1 - 0.25 / height))
+        axes.barh(range(len(shown)), [count for _, count in shown], 0.62, color=ACCENT)
+        for place, (name, count) in enumerate(shown):
+            _beside(axes, -0.58, place, name or "(empty)", size=8.4)
+            _beside(axes, 1.02, place, f"{count:,}", color=MUTED, size=8.4)
+        axes.set_ylim(len(shown) - 0.5, -0.5)
+        axes.set_axis_off()
+    return drawn()
+
+
+def topic_map(points: Sequence[Mapping[str, Any]], topics: Sequence[Mapping[str, Any]]) -> Markup | None:
+    """The rows in the plane of their vectors' main axes; the largest topic in colour, each named at its middle."""
+    if not points:
+        return None
+    with _figure("topics", WIDTH_INCHES, 3.4) as (figure, drawn):
+        axes = figure.add_axes((0, 0, 1, 1))
+        for colour, wanted in ((MUTED, False), (ACCENT, True)):
+            some = [point for point in points if (point["topic"] == 0) == wanted]
+            axes.scatter([p["x"] for p in some], [p["y"] for p in some], s=5, color=colour, alpha=0.45, linewidths=0)
+        for number, topic in enumerate(topics[:TOPICS_NAMED]):
+            own = [(point["x"], point["y"]) for point in points if point["topic"] == number]
+            if own:
+                x, y = np.median(own, axis=0)
+                axes.text(x, y, topic["name"], size=8.4, ha="center", va="center", weight="bold", parse_math=False)
+        axes.set_axis_off()
     return drawn()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -47,8 +48,15 @@ def _html(findings: Findings) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= NUMBERS
+    drawn = findings.data["plots"] if findings.data else {}
+    topics: dict[str, Any] = next(
+        (one["data"] for one in (findings.data or {}).get("findings", ()) if one["check"] == "topics"), {}
+    )
     return environment.get_template("report.html.j2").render(
         run=findings,
+        row_lengths=plots.row_lengths(drawn.get("lengths", {})),
+        label_balance=plots.label_balance(drawn.get("labels")),
+        topic_map=plots.topic_map(topics.get("map", ()), topics.get("topics", ())),
         decisive=strongest(findings.comparisons),
         forest=plots.forest(findings.results, TUNED),
         loss_curves=plots.loss_curves(findings.metrics, best_step),

@@ -216,7 +216,10 @@ def work_on(optuna: Any, running: Running, asked: Sequence[Any]) -> None:
 def prepared_trial(running: Running, number: int, values: dict[str, Any], record: RunFolder) -> Trial:
     config = run_of(running.sweep, running.precision | values)
     (record / "audit.json").unlink(missing_ok=True)  # what a trial that was interrupted left
+    if not running.precision:  # what there is to say of the data is said once
+        record.listener = running.folder.listener
     prepared = prepare(config, record)
+    record.listener = None
     if not running.precision:
         speed = prepared.resolved.speed
         running.precision = {"speed.precision": speed.precision, "speed.threads": speed.threads}

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import yaml
+from numpy.typing import NDArray
 
 from residency import durable
 from residency.config.model import ResolvedConfig, RunConfig
 from residency.config.resolve import resolve
+from residency.data.audit.audit import Audit, audit, refuse, special_token_findings, with_findings
+from residency.data.audit.table import table_of
 from residency.data.lengths import fit_length
 from residency.data.messages import Example, Origin, Rendered
 from residency.data.render import Renderer, renderer_for
@@ -28,6 +31,8 @@ from residency.models.chat import set_template
 from residency.models.load import load_config, load_tokenizer
 from residency.records import RunFolder
 from residency.stages.facts import gather
+
+ROWS_SAID = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +76,15 @@ def prepare(config: RunConfig, run: RunFolder) -> Prepared:
         durable.write_text(run / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     data = read_data(config)
     renderer, template_token_ids = load_renderer(config)
+    if resuming:
+        data = held_out_before(run, data)
+    else:
+        found = audit_data(data, renderer)
+        report_findings(config, run, found)
+        data = hold_out(config, data, found.groups)
     rows, held_out = (render(config, renderer, part) for part in (data.train, data.held_out))
     if resuming:
         resolved, reasons = read_resolved(run)
-        refuse_changed_data(run, data.files)
     else:
         facts = gather(config, load_config(config.model), data.train, data.tests, rows, data.format, bool(held_out),
                        renderer)  # fmt: skip
@@ -86,14 +96,34 @@ def prepare(config: RunConfig, run: RunFolder) -> Prepared:
     counts = {"read": len(data.train) + len(data.held_out), "train": len(rows), "eval": len(held_out)} | counts
     counts |= {name: len(examples) for name, examples in data.tests.items()}
     if not resuming:
-        write_audit(run, data, rows, counts)
+        write_audit(run, found, data, rows, counts)
         for path, reason in reasons.items():
             run.say("auto", f"{path} = {value_at(resolved, path)}: {reason}", path=path)
     return Prepared(resolved, reasons, renderer, rows, held_out, data.train, data.tests, counts, template_token_ids)
 
 
+def audit_data(data: Data, renderer: Renderer) -> Audit:
+    """The training rows, before any are held out, against the rows that are to measure them, and as this model's
+    tokenizer reads them."""
+    measuring = [example for part in (data.held_out, *data.tests.values()) for example in part]
+    found = audit(table_of(data.train), table_of(measuring) if measuring else None)
+    tokenizer = renderer.tokenizer
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    turns = {tokenizer.bos_token, tokenizer.eos_token, *(renderer.template.end_tokens if data.format != "text" else ())}
+    return with_findings(found, special_token_findings(found.table, special, frozenset(special & turns)))
+
+
+def report_findings(config: RunConfig, run: RunFolder, found: Audit) -> None:
+    """Says every warning, and refuses what should not be trained on."""
+    for finding in found.findings:
+        if finding.severity != "note":
+            run.say("data_finding", f"{finding.check}: {finding.message}", level=finding.severity,
+                    rows=[str(origin) for origin in finding.rows[:ROWS_SAID]])  # fmt: skip
+    refuse(found, strict=config.data.strict)
+
+
 def read_data(config: RunConfig) -> Data:
-    """Every file of the run; the problems of all of them are raised together."""
+    """Every file of the run; the problems of all of them are raised together. A share is not held out yet."""
     problems: list[str] = []
     errors: list[DataError] = []
 
@@ -116,13 +146,37 @@ def read_data(config: RunConfig) -> Data:
         raise DataError(f"{len(errors)} files cannot be used", hint=errors[0].hint, problems=problems,
                         param=errors[0].param)  # fmt: skip
     assert train is not None
-    examples, kept_back = train.examples, held_out.examples if held_out else []
-    if isinstance(share, float):
-        examples, kept_back = split_examples(examples, share, config.train.seed)
     files = [config.data.train, *([share] if isinstance(share, str) else []), *sources.values()]
-    return Data(examples, kept_back, {name: loaded.examples for name, loaded in tests.items() if loaded},
-                train.format, train.format_reason,
+    return Data(train.examples, held_out.examples if held_out else [],
+                {name: loaded.examples for name, loaded in tests.items() if loaded}, train.format, train.format_reason,
                 {file: durable.sha256(Path(file)) for file in files if Path(file).is_file()})  # fmt: skip
+
+
+def hold_out(config: RunConfig, data: Data, groups: NDArray[np.int64] | None = None) -> Data:
+    """Where `data.eval` is a share, that share of the training rows is held out, near copies on one side."""
+    share = parse_eval(config.data.eval) if config.data.eval else None
+    if not isinstance(share, float):
+        return data
+    train, held_out = split_examples(data.train, share, config.train.seed, groups)
+    return replace(data, train=train, held_out=held_out)
+
+
+def held_out_before(run: RunFolder, data: Data) -> Data:
+    """The rows held out when the run began, by its `audit.json`: the data are not audited a second time.
+
+    Raises RunError where the data have changed.
+    """
+    try:
+        before = json.loads((run / "audit.json").read_bytes())
+        files, lines = before["files"], set(before["held_out_lines"])
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"{run / 'audit.json'} cannot be read: {error}", param=str(run.path),
+                       hint="begin a new run") from error  # fmt: skip
+    refuse_changed_data(files, data.files)
+    if not lines:
+        return data
+    train, held_out = ([row for row in data.train if (row.origin.line in lines) == held] for held in (False, True))
+    return replace(data, train=train, held_out=held_out)
 
 
 def load_renderer(config: RunConfig) -> tuple[Renderer, tuple[int, ...]]:
@@ -190,18 +244,19 @@ def begun_with(config: RunConfig, run: RunFolder) -> RunConfig:
     return began
 
 
-def refuse_changed_data(run: RunFolder, files: Mapping[str, str]) -> None:
-    before = json.loads((run / "audit.json").read_bytes())["files"]
+def refuse_changed_data(before: Mapping[str, str], files: Mapping[str, str]) -> None:
     changed = sorted(name for name in before.keys() | files.keys() if before.get(name) != files.get(name))
     if changed:
         raise RunError(f"the data have changed since the run began: {', '.join(changed)}", code="data_changed",
                        hint="begin a new run (without --resume), or put the files back", param=changed[0])  # fmt: skip
 
 
-def write_audit(run: RunFolder, data: Data, rows: Sequence[Rendered], counts: dict[str, int]) -> None:
-    durable.write_json(run / "audit.json", {
-        "version": 1, "format": data.format, "format_reason": data.format_reason, "files": data.files,
-        "rows": counts, "tokens": lengths_of(rows),
+def write_audit(run: RunFolder, found: Audit, data: Data, rows: Sequence[Rendered], counts: dict[str, int]) -> None:
+    trained = {row.origin.line for row in data.train}
+    lines = [line for line in found.table.file_lines if line not in trained]
+    durable.write_json(run / "audit.json", found.as_record() | {
+        "format": data.format, "format_reason": data.format_reason, "files": data.files,
+        "rows": counts, "tokens": lengths_of(rows), "held_out_lines": lines,
     })  # fmt: skip
     run.say("data", f"{counts['train']} rows to train on, {counts['eval']} held out; {data.format} format: "
             f"{data.format_reason}", rows=counts)  # fmt: skip

@@ -9,14 +9,18 @@ import torch
 from residency.config.learning_rate import SEARCH_PRICE
 from residency.config.model import ResolvedConfig, RunConfig
 from residency.config.resolve import resolve
+from residency.data.audit.audit import Audit, with_findings
+from residency.data.audit.findings import Finding, count
 from residency.data.lengths import fit_length
+from residency.data.messages import Origin
 from residency.methods.sft import total_steps
 from residency.models.facts import Estimate, matmul_rate, model_facts
 from residency.models.facts import estimate as estimate_need
 from residency.models.load import load_config
+from residency.stages.eye import model_findings
 from residency.stages.facts import device, gather
 from residency.stages.model import DTYPES
-from residency.stages.prepare import Data, lengths_of, load_renderer, read_data, render
+from residency.stages.prepare import Data, audit_data, hold_out, lengths_of, load_renderer, read_data, render
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,8 @@ class CheckResult:
     """Training rows longer than `data.max_length_tokens`, or than the model's context."""
     example: str
     """The first training row as the model sees it, with the text that carries loss marked."""
+    audit: Audit
+    """What was found in the training rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,28 +47,49 @@ class EstimateResult:
     need: Estimate
 
 
-def check(config: RunConfig) -> CheckResult:
-    """Everything that is checked before training. Raises DataError with the problems of all files, and the others."""
+def check(config: RunConfig, *, eye: bool = False) -> CheckResult:
+    """Everything that is checked before training; with `eye` the model itself reads the rows too, which takes minutes.
+
+    Raises DataError with the problems of all files, and the others.
+    """
     data = read_data(config)
     renderer, _ = load_renderer(config)
+    found = audit_data(data, renderer)
+    data = hold_out(config, data, found.groups)
     rows = render(config, renderer, data.train)
     render(config, renderer, data.held_out)
     limit = config.data.max_length_tokens
     if limit == "auto":
         limit = model_facts(load_config(config.model)).context_length
+    too_long = fit_length(rows, limit, "drop").dropped
     return CheckResult(
         format=data.format,
         format_reason=data.format_reason,
         rows=count_rows(data),
         tokens=lengths_of(rows),
-        over_long=len(fit_length(rows, limit, "drop").dropped),
+        over_long=len(too_long),
         example=renderer.describe(data.train[0]),
+        audit=with_findings(
+            found,
+            [over_long_finding(too_long, len(rows), limit), *(model_findings(config, data, renderer) if eye else [])],
+        ),
     )
+
+
+def over_long_finding(rows: list[Origin], number: int, limit: int) -> Finding | None:
+    if not rows:
+        return None
+    return Finding(
+        "over_long", "warning" if len(rows) > 0.01 * number else "note",
+        f"Longer than {limit:,} tokens as this model reads them: {count(len(rows))}. data.over_long decides whether "
+        "they are dropped or cut.",
+        rows, {"limit": limit}, len(rows) / number,
+    )  # fmt: skip
 
 
 def estimate(config: RunConfig) -> EstimateResult:
     """Memory and time of the training, from the data, the model's shape and this machine's measured speed."""
-    data = read_data(config)
+    data = hold_out(config, read_data(config))
     renderer, _ = load_renderer(config)
     rows = render(config, renderer, data.train)
     hf_config = load_config(config.model)

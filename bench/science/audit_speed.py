@@ -1,0 +1,100 @@
+"""Time and memory of `residency check` without a model over 10,000, 100,000 and 1,000,000 rows.
+
+    python bench/science/audit_speed.py [--rows 10000 100000 1000000]
+
+The rows are made of sentences from the docstrings of installed packages, about 60 words a row; one in fifty copies an
+earlier one, word for word or nearly. Each size is checked in a process of its own, from the file to the findings.
+Writes bench/results/audit_speed.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from docstrings import docstring_rows
+
+RESULTS = Path(__file__).parents[1] / "results" / "audit_speed.json"
+PACKAGES = ("stdlib", "numpy", "scipy", "pandas", "matplotlib", "torch")
+LIMITS = {10_000: (10.0, 4.0), 1_000_000: (1200.0, 4.0)}
+"""Seconds and GB that a size may take."""
+
+
+def write_rows(file: Path, count: int) -> None:
+    rows = docstring_rows(PACKAGES, 100_000)
+    turns = [[turn["content"] for turn in row["messages"]] for row in rows]  # type: ignore[attr-defined]
+    sentences = [part.strip() for prompt, _ in turns for part in prompt.split(". ") if part.count(" ") > 5]
+    answers = [answer for _, answer in turns]
+    chance = random.Random(0)
+    earlier: list[tuple[str, str]] = []
+    with file.open("w", encoding="utf-8") as out:
+        for number in range(count):
+            if earlier and number % 50 == 0:
+                prompt, answer = chance.choice(earlier)
+                prompt = prompt if number % 100 else prompt.replace(" the ", " ", 1)
+            else:
+                prompt = ". ".join(chance.choice(sentences) for _ in range(3))
+                answer = f"{chance.choice(answers)} {chance.choice(answers)}"
+                if len(earlier) < 10_000:
+                    earlier.append((prompt, answer))
+            messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+            out.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+
+
+def measure(file: Path) -> dict[str, Any]:
+    from residency.data.audit.audit import audit
+    from residency.data.audit.table import read_table
+
+    began, used = time.perf_counter(), time.process_time()
+    table = read_table(str(file)).table
+    read = time.perf_counter()
+    found = audit(table)
+    return {
+        "rows": len(table),
+        "seconds": round(time.perf_counter() - began, 1),
+        "seconds_reading": round(read - began, 1),
+        "seconds_cpu": round(time.process_time() - used, 1),
+        "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+        "file_mb": round(file.stat().st_size / 1e6),
+        "findings": {finding.check: len(finding.rows) for finding in found.findings},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--measure", type=Path, help="measure this file in this process and print it as JSON")
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(options.measure)))
+        return
+    results = []
+    for count in options.rows:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "rows.jsonl"
+            write_rows(file, count)
+            done = subprocess.run([sys.executable, __file__, "--measure", str(file)], capture_output=True, text=True,
+                                  check=False, env=os.environ | {"OMP_NUM_THREADS": "2"})  # fmt: skip
+        if done.returncode:
+            sys.exit(done.stderr)
+        result = json.loads(done.stdout)
+        seconds, gigabytes = LIMITS.get(count, (float("inf"), float("inf")))
+        result["within_limits"] = result["seconds"] <= seconds and result["peak_gb"] <= gigabytes
+        results.append(result)
+        print(result, flush=True)
+    RESULTS.parent.mkdir(exist_ok=True)
+    machine = {"cores": os.cpu_count(), "load_of_15_minutes": round(os.getloadavg()[2], 1)}
+    RESULTS.write_text(json.dumps({**machine, "results": results}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

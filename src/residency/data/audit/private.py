@@ -1,0 +1,172 @@
+"""Secrets and personal data in a text: found by pattern, confirmed by checksum or numbering plan, masked on request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from typing import NamedTuple
+
+PLUGINS = (
+    "aws", "azure_storage_key", "cloudant", "discord", "github_token", "gitlab_token",
+    "ibm_cloud_iam", "ibm_cos_hmac", "jwt", "mailchimp", "npm", "openai", "pypi_token", "sendgrid", "slack",
+    "softlayer", "square_oauth", "stripe", "telegram_token", "twilio",
+)  # fmt: skip
+"""Providers whose tokens detect-secrets knows. Its detectors of high entropy and of keywords are for source code."""
+OTHER_TOKENS = (
+    r"://[^:/?#\[\]@\s]+:([^/?#\[\]@\s]{4,})@",
+    r"\bsk-(?:proj-|ant-|svcacct-|or-v1-)?[A-Za-z0-9_-]{32,}",
+    r"\b(?:hf|npm|gsk|xai)_[A-Za-z0-9]{30,}\b",
+    r"\bgithub_pat_[A-Za-z0-9_]{60,}",
+    r"\bAIza[0-9A-Za-z_-]{35}",
+)
+LONG_RUN = re.compile(r"[\w/+=.:-]{18,}")
+"""Every provider's token is, or stands in, a run like this with a digit in it; most texts have none."""
+KEY_BLOCK = re.compile(
+    r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----(?:.{0,20000}?-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----)?",
+    re.DOTALL,
+)
+ASSIGNMENT = re.compile(
+    r"\b(?:[a-z0-9]{1,30}[_-]){0,5}"
+    r"(?:api[_ -]?key|access[_ -]?key|secret(?:[_ -]key)?|auth[_ -]?token|token|passwd|password|pwd)"
+    r"['\"]?\s*(?::=|=|:|\bis\b)\s*['\"]?([^\s'\",;(){}\[\]<>]{8,})(?![(\[{<])", re.IGNORECASE,
+)  # fmt: skip
+ASSIGNMENT_HINT = re.compile(r"key|secret|token|passw|pwd", re.IGNORECASE)
+EMAIL = re.compile(
+    r"(?<![\w.+/@-])[A-Za-z0-9][\w.+-]{0,63}"
+    r"@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24}(?![\w@])"
+)
+RESERVED_HOST = re.compile(r"@(?:.*\.)?(?:example\.(?:com|org|net)|example|test|invalid|localhost)$", re.IGNORECASE)
+DIGITS_HINT = re.compile(r"\d[\d ().-]{7}")
+PHONE = re.compile(
+    r"(?<![\w.+/#-])(?:\+\d|00[1-9]|\(\d{3}\)|\d{3}[ .-]\d{3}[ .-]\d{4}\b)[\d ().-]{0,18}(?<=\d)(?![\w-])"
+)
+CARD = re.compile(r"(?<![\w.-])(?:[3-6]\d{3}([ -]?)\d{4}\1\d{4}\1\d{1,7}|3[47]\d{2}[ -]?\d{6}[ -]?\d{5})(?![\w-])")
+CARD_WORD = re.compile(r"card|visa|master|amex|credit|debit|payment", re.IGNORECASE)
+IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
+US_SSN = re.compile(r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])")
+PLACEHOLDERS = frozenset({"password", "passwd", "secret", "token", "pass", "pwd", "changeme", "user", "none"})
+
+
+class Private(NamedTuple):
+    start: int
+    end: int
+    kind: str
+    """`secret`, `e-mail`, `phone`, `card`, `iban` or `ssn`."""
+
+
+MASKS = {
+    "secret": "[SECRET]", "e-mail": "[EMAIL]", "phone": "[PHONE]", "card": "[CARD]", "iban": "[IBAN]", "ssn": "[SSN]",
+}  # fmt: skip
+
+
+def find_private(text: str) -> list[Private]:
+    """Everything private in `text`, by place; of two that overlap the first and longer one counts."""
+    found = [*_secrets(text), *_personal(text)]
+    found.sort(key=lambda one: (one.start, -one.end))
+    kept: list[Private] = []
+    for one in found:
+        if not kept or one.start >= kept[-1].end:
+            kept.append(one)
+    return kept
+
+
+def mask_private(text: str) -> str:
+    """`text` with a mark in the place of everything private."""
+    pieces, end = [], 0
+    for one in find_private(text):
+        pieces += [text[end : one.start], MASKS[one.kind]]
+        end = one.end
+    return "".join([*pieces, text[end:]]) if pieces else text
+
+
+def _secrets(text: str) -> Iterator[Private]:
+    if "PRIVATE KEY" in text:
+        yield from (Private(*match.span(), "secret") for match in KEY_BLOCK.finditer(text))
+    if "://" in text or any(map(has_digit, LONG_RUN.findall(text))):
+        for pattern in token_patterns():
+            for match in pattern.finditer(text):
+                password = match[1] if pattern.pattern.startswith("://") else match[0]
+                if not is_placeholder(password):
+                    yield Private(*match.span(), "secret")
+    if ASSIGNMENT_HINT.search(text):
+        for match in ASSIGNMENT.finditer(text):
+            if looks_random(match[1]):
+                yield Private(*match.span(1), "secret")
+
+
+@cache
+def token_patterns() -> tuple[re.Pattern[str], ...]:
+    patterns = [re.compile(pattern) for pattern in OTHER_TOKENS]
+    for name in PLUGINS:
+        module = import_module(f"detect_secrets.plugins.{name}")
+        for name_inside, detector in vars(module).items():
+            if name_inside.endswith("Detector") and detector.__module__ == module.__name__:
+                patterns += detector.denylist
+    return tuple(patterns)
+
+
+def has_digit(text: str) -> bool:
+    return any(map(str.isdigit, text))
+
+
+def is_placeholder(value: str) -> bool:
+    """`<your-token>`, `xxxx`, `$TOKEN`, a word that only says what stands there."""
+    plain = value.strip("<>{}[]()$%'\"").lower()
+    said = any(word in plain for word in ("your", "example"))
+    return plain in PLACEHOLDERS or len(set(plain)) <= 3 or value[:1] in "<{$%[" or said
+
+
+def looks_random(value: str) -> bool:
+    """Letters and digits mixed, as no word has them, and neither code nor a placeholder."""
+    has_both = has_digit(value) and any(map(str.isalpha, value))
+    return has_both and not is_placeholder(value) and len(set(value)) > 5
+
+
+def _personal(text: str) -> Iterator[Private]:
+    if "@" in text:
+        for match in EMAIL.finditer(text):
+            if not RESERVED_HOST.search(match[0]):
+                yield Private(*match.span(), "e-mail")
+    if not DIGITS_HINT.search(text):
+        return
+    for pattern, kind, confirmed in NUMBERS:
+        for match in pattern.finditer(text):
+            if confirmed(match):
+                yield Private(*match.span(), kind)
+
+
+def is_iban(match: re.Match[str]) -> bool:
+    from stdnum import iban
+
+    return bool(iban.is_valid(match[0]))
+
+
+def is_card(match: re.Match[str]) -> bool:
+    """In groups, or with a word before it that says so: one in ten long numbers has a card's check digit."""
+    from stdnum import luhn
+
+    digits = re.sub(r"\D", "", match[0])
+    said = digits != match[0] or CARD_WORD.search(match.string, max(0, match.start() - 60), match.start())
+    return bool(said) and len(set(digits)) > 1 and bool(luhn.is_valid(digits))
+
+
+def is_ssn(match: re.Match[str]) -> bool:
+    from stdnum.us import ssn
+
+    return bool(ssn.is_valid(match[0]))
+
+
+def is_phone(match: re.Match[str]) -> bool:
+    """A number of its country's plan; without a country code only in the way the United States write theirs."""
+    import phonenumbers
+
+    number = re.sub(r"^00", "+", match[0])
+    try:
+        return bool(phonenumbers.is_valid_number(phonenumbers.parse(number, "US")))
+    except phonenumbers.NumberParseException:
+        return False
+
+
+NUMBERS = ((IBAN, "iban", is_iban), (CARD, "card", is_card), (US_SSN, "ssn", is_ssn), (PHONE, "phone", is_phone))

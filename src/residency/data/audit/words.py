@@ -1,0 +1,116 @@
+"""Texts as numbers: every word an id, all rows in one flat array."""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Chinese, Japanese and Korean write no spaces between words: each character counts as one.
+WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
+ASCII_WORD = re.compile(r"[a-z0-9]+")
+CHUNK_ROWS = 4096
+
+
+def words_of(text: str) -> list[str]:
+    """Letters and digits in lower case; what stands between them does not count."""
+    lower = text.lower()
+    return ASCII_WORD.findall(lower) if lower.isascii() else WORD.findall(lower)
+
+
+class Vocabulary:
+    """Ids from 1 by first appearance; 0 is no word."""
+
+    def __init__(self) -> None:
+        self.ids: defaultdict[str, int] = defaultdict()
+        self.ids.default_factory = lambda: len(self.ids) + 1
+
+    def __len__(self) -> int:
+        return len(self.ids) + 1
+
+    def words(self) -> list[str]:
+        return ["", *self.ids]
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    ids: NDArray[np.int32]
+    """The words of all rows, one after the other."""
+    starts: NDArray[np.int64]
+    """Shape (rows + 1,); row i is `ids[starts[i] : starts[i + 1]]`."""
+    counts: NDArray[np.int64] = field(init=False)
+    """Words by row."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "counts", np.diff(self.starts))
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def row(self, index: int) -> list[int]:
+        found: list[int] = self.ids[self.starts[index] : self.starts[index + 1]].tolist()
+        return found
+
+    def first_rows(self, number: int) -> Words:
+        return Words(self.ids[: self.starts[number]], self.starts[: number + 1])
+
+    def chunks(self) -> Iterator[tuple[int, int]]:
+        for first in range(0, len(self), CHUNK_ROWS):
+            yield first, min(first + CHUNK_ROWS, len(self))
+
+
+def read_words(texts: Iterable[str], vocabulary: Vocabulary) -> Words:
+    ids, starts = array("i"), array("q", [0])
+    find = vocabulary.ids.__getitem__
+    for text in texts:
+        ids.extend(map(find, words_of(text)))
+        starts.append(len(ids))
+    return Words(np.frombuffer(ids, dtype=np.int32) if ids else np.zeros(0, np.int32), np.frombuffer(starts, np.int64))
+
+
+def row_frequency(words: Words, size: int) -> NDArray[np.int64]:
+    """How often each word id occurs, each row counted once."""
+    found = np.zeros(size, dtype=np.int64)
+    for first, last in words.chunks():
+        ids = words.ids[words.starts[first] : words.starts[last]].astype(np.int64)
+        rows = np.repeat(np.arange(last - first), words.counts[first:last])
+        pairs = np.unique(rows * size + ids)
+        found += np.bincount(pairs % size, minlength=size)
+    return found
+
+
+def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """splitmix64's finaliser (Steele, Lea and Flood 2014): every input bit moves every output bit."""
+    mixed = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(mixed ^ (mixed >> np.uint64(31)))
+
+
+def shingles(
+    words: Words, first: int, last: int, size: int, *, whole: bool
+) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Hashes of the runs of `size` words in rows `first` to `last`, and where each row's runs start.
+
+    The starts have one more at the end. With `whole` only runs that lie inside a row count; else those at a row's end
+    are filled up with nothing, so that a row has as many runs as words.
+    """
+    ids = words.ids[words.starts[first] : words.starts[last]]
+    counts = words.counts[first:last]
+    ends = np.repeat(np.cumsum(counts), counts)
+    place = np.arange(len(ids))
+    runs = np.zeros(len(ids), dtype=np.uint64)
+    for step in range(size):
+        shifted = np.zeros(len(ids), dtype=np.uint64)
+        shifted[: len(ids) - step] = ids[step:]
+        shifted[place + step >= ends] = 0
+        runs = mix(runs * np.uint64(0x9E3779B97F4A7C15) + shifted + np.uint64(step + 1))
+    if whole:
+        inside = place + size <= ends
+        counts = np.maximum(counts - size + 1, 0)
+        runs = runs[inside]
+    return runs, np.concatenate([[0], np.cumsum(counts)])

@@ -1,0 +1,170 @@
+"""What the data doctor finds in a file, row by row, and what it leaves alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from residency.data.audit.audit import Audit, audit, refuse, special_token_findings, with_findings
+from residency.data.audit.findings import Finding
+from residency.errors import DataError
+from tests.unit.data.audit.rows import clean_rows, example, table
+from tests.unit.data.audit.rows import table as table_of_rows
+
+Rows = list[tuple[str, str]]
+
+
+def lines(found: Audit, check: str) -> list[int]:
+    return [origin.line for finding in found.findings if finding.check == check for origin in finding.rows]
+
+
+def with_rows(*more: tuple[str, str]) -> tuple[Audit, int]:
+    """The audit of clean rows and `more`, and the line of the first of those."""
+    rows = clean_rows()
+    return audit(table([*rows, *more])), len(rows) + 1
+
+
+def test_clean_rows_lose_no_points() -> None:
+    found = audit(table(clean_rows()))
+    assert found.score == 100
+    assert not [finding for finding in found.findings if finding.severity != "note"]
+
+
+def test_a_copy_is_named_and_the_row_it_repeats() -> None:
+    prompt, answer = clean_rows()[4]
+    found, line = with_rows((prompt.upper(), f"{answer}  "))
+    assert lines(found, "exact_duplicates") == [line]
+    assert list(map(str, found.findings[0].others)) == ["train.jsonl:5"]
+
+
+def test_a_nearly_equal_row_joins_the_cluster_of_the_first() -> None:
+    story = "the old lighthouse keeper walks down to the shore each evening and counts the boats that came home"
+    rows = [(f"Retell this: {story}.", f"Every evening {story}."),
+            (f"Retell this: {story} today.", f"Every evening {story}.")]  # fmt: skip
+    found, line = with_rows(*rows)
+    assert lines(found, "near_duplicates") == [line + 1]
+    assert found.clusters[line] == line - 1
+
+
+def test_rows_of_one_pattern_are_no_duplicates() -> None:
+    """They differ in what fills the pattern: a number, or a word that changes in question and answer."""
+    rows = [(f"Please set the brightness of the lamp in the {place} to {n} percent right now",
+             f"The brightness of the lamp in the {place} is now {n} percent as you wished")
+            for place in ("kitchen", "bedroom") for n in (10, 20, 30)]  # fmt: skip
+    found, _ = with_rows(*rows)
+    assert not lines(found, "near_duplicates")
+    assert not lines(found, "contradictions")
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        "Who wrote the novel about the white whale?",
+        "who wrote the novel about the white whale",
+        "Please tell me who wrote the novel about the white whale?",
+    ],
+)
+def test_two_answers_to_one_question_contradict(again: str) -> None:
+    found, line = with_rows(("Who wrote the novel about the white whale?", "That was Herman Melville, in 1851."),
+                            (again, "Jane Austen published this book herself."))  # fmt: skip
+    assert lines(found, "contradictions") == [line + 1]
+
+
+def test_another_question_is_no_contradiction() -> None:
+    found, _ = with_rows(("How do I switch the heating on?", "Press the red button."),
+                         ("How do I switch the heating off?", "Turn the wheel to the left."),
+                         ("How many wheels have 3 cars?", "Twelve."),
+                         ("How many wheels have 4 cars?", "Sixteen."))  # fmt: skip
+    assert not lines(found, "contradictions")
+
+
+def test_system_texts_make_other_rows() -> None:
+    rows = [example(1, "Where is it?", "In Rome.", "Answer briefly."), example(2, "Where is it?", "Nowhere.", "Lie.")]
+    from residency.data.audit.table import table_of
+
+    found = audit(table_of(rows))
+    assert not lines(found, "contradictions")
+
+
+def test_test_rows_among_the_training_rows_are_leaks() -> None:
+    rows = clean_rows()
+    passage = "In the spring of the third year the miller sold his wheel to the abbey for a sack of silver coins"
+    test: Rows = [rows[7], (f"Summarise: {passage}", "The miller sold his wheel."), ("What is new?", "Nothing.")]
+    found = audit(table([*rows, (f"Shorten this text for me. {passage}. Thank you.", "A sale.")]), table_of_rows(test))
+    assert lines(found, "leaks") == [8, len(rows) + 1]
+    assert [finding.share for finding in found.findings if finding.check == "leaks"] == [2 / 3]
+
+
+def test_secrets_personal_data_and_residue_are_named() -> None:
+    found, line = with_rows(
+        ("Log in with ghp_16C7e42F292c6912E7710c838347Ae178B4a please.", "Done, you are in now."),
+        ("Whom do I ask about it?", "Write to maria.lopez@telefonica.es about it."),
+        ("### Instruction:\nName a colour.\n\n### Response:", "The colour blue is one."),
+    )
+    assert lines(found, "secrets") == [line]
+    assert lines(found, "personal_data") == [line + 1]
+    assert lines(found, "residue") == [line + 2]
+
+
+def test_an_answer_that_stops_in_the_middle_is_named() -> None:
+    found, line = with_rows(("Why is it crowded?", "The market is crowded on Friday because the fishers and the"))
+    assert line in lines(found, "cut_off")
+
+
+def test_a_rare_format_is_a_minority() -> None:
+    found, line = with_rows(("Which bridge is old?", '{"bridge": "the old one"}'))
+    assert lines(found, "format_minority") == [line]
+
+
+def test_labels_out_of_balance_are_told() -> None:
+    rows = [(f"Is message {n} about {PEOPLE_WORDS[n % 7]} spam?", "spam" if n % 12 == 0 else "ham") for n in range(240)]
+    found = audit(table(rows))
+    message = next(finding.message for finding in found.findings if finding.check == "label_balance")
+    assert "'ham' is given 220 times, 'spam' 20" in message
+
+
+PEOPLE_WORDS = ["money", "lunch", "holidays", "tickets", "parcels", "meetings", "invoices"]
+
+
+def test_many_refusals_are_a_warning() -> None:
+    rows = clean_rows()
+    refused: Rows = [(prompt, "I'm sorry, but I can't help with that.") for prompt, _ in rows[:60]]
+    found = audit(table([*refused, *rows[60:]]))
+    assert {f.severity for f in found.findings if f.check == "refusals"} == {"warning"}
+
+
+def test_end_tokens_of_the_model_inside_text_are_an_error() -> None:
+    rows = table([*clean_rows(10), ("What?", "This.<|im_end|>"), ("Who?", "See <|file|>.")])
+    more = special_token_findings(rows, {"<|im_end|>", "<|file|>"}, frozenset({"<|im_end|>"}))
+    assert [(one.severity, one.rows[0].line) for one in more if one] == [("error", 11), ("warning", 12)]
+    with pytest.raises(DataError, match="special_tokens"):
+        refuse(with_findings(audit(rows), more), strict=False)
+
+
+def test_warnings_refuse_only_where_strict() -> None:
+    found, _ = with_rows(clean_rows()[0])
+    refuse(found, strict=False)
+    with pytest.raises(DataError, match="exact_duplicates"):
+        refuse(found, strict=True)
+
+
+def test_every_lost_point_has_rows() -> None:
+    found, _ = with_rows(*clean_rows()[:20], ("A", "<|im_end|>"))
+    record = found.as_record()
+    assert record["score"] == round(100 - sum(one["points"] for one in record["findings"]))
+    assert all(one["rows"] for one in record["findings"] if one["points"])
+
+
+def test_one_row_is_enough() -> None:
+    assert audit(table([("Hello", "Hi.")])).score == 100
+
+
+def test_texts_without_words_are_compared_as_they_stand() -> None:
+    found = audit(table([("?", "!"), ("?", "..."), ("-", ""), ("?", "!")]))
+    assert lines(found, "exact_duplicates") == [4]
+
+
+def test_a_finding_is_short_in_json() -> None:
+    found = audit(table([("Hello there", "Hi.")] * 3000))
+    record = next(one for one in found.as_record()["findings"] if one["check"] == "exact_duplicates")
+    assert (record["num_rows"], len(record["rows"])) == (2999, 1000)
+    assert isinstance(found.findings[0], Finding)

@@ -1,0 +1,94 @@
+"""Answers that fit neither their question nor those of its neighbours stand first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from scipy.stats import rankdata
+
+from residency.data.audit import embeddings, misfits, subjects
+from residency.data.audit.embeddings import load_embedder
+from residency.data.audit.misfits import check_fit, fit_scores
+from residency.data.audit.subjects import check_subjects
+from residency.data.audit.table import Table
+from tests.unit.data.audit.word_vectors import make_embedder, prompts
+
+
+def table_with(asked: list[str], answers: list[str], file: str = "train.jsonl") -> Table:
+    table = Table()
+    for number, (prompt, answer) in enumerate(zip(asked, answers, strict=True)):
+        table.files.append(file)
+        table.file_lines.append(number + 1)
+        table.prompts.append(prompt)
+        table.answers.append(answer)
+        table.systems.append("")
+        table.roles.append("ua")
+    return table
+
+
+def talk(rows: int, wrong: int) -> tuple[list[str], list[str]]:
+    """Answers about the same thing as their questions, but for the first few."""
+    asked, answers = prompts(rows), prompts(rows, seed=7)
+    return asked, [*answers[1 : wrong + 1], *answers[wrong:]]
+
+
+def labels(rows: int, wrong: int) -> tuple[list[str], list[str]]:
+    """Answers that share no meaning with their questions, but are the same for like questions."""
+    names = ["cook recipe", "wheel road", "fur paw"]
+    return prompts(rows), [names[(i + (i < wrong)) % 3] for i in range(rows)]
+
+
+@pytest.mark.parametrize("rows", [talk, labels])
+def test_answers_that_do_not_fit_have_the_lowest_scores(tmp_path: Path, rows: object) -> None:
+    asked, answers = rows(300, 15)  # type: ignore[operator]
+    embedder = make_embedder(tmp_path)
+    ranks = rankdata(fit_scores(embedder.embed(asked), embedder.embed(answers)))
+    wrong_below_right = 1 - (ranks[:15].sum() - 15 * 8) / (15 * 285)
+    assert wrong_below_right > 0.9
+
+
+def test_neighbours_in_a_sample_serve_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(misfits, "COMPARED_ROWS", 60)
+    asked, answers = labels(300, 15)
+    embedder = make_embedder(tmp_path)
+    scores = fit_scores(embedder.embed(asked), embedder.embed(answers))
+    assert scores[:15].mean() < scores[15:].mean() - 1
+
+
+def test_the_queue_is_a_fifth_of_the_rows_with_the_wrong_ones_first(tmp_path: Path) -> None:
+    asked, answers = talk(300, 6)
+    embedder = make_embedder(tmp_path)
+    (found,) = check_fit(table_with(asked, answers), embedder.embed(asked), embedder.embed(answers))
+    assert len(found.rows) == 60
+    assert {origin.line for origin in found.rows[:6]} == {1, 2, 3, 4, 5, 6}
+    assert found.severity == "note"
+    assert found.data["fits"] == sorted(found.data["fits"])
+
+
+@pytest.fixture
+def small_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_embedder(tmp_path / "small_vectors")
+    (tmp_path / "small_vectors" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(embeddings, "PACKAGE", "small_vectors")
+    load_embedder.cache_clear()
+
+
+@pytest.mark.usefixtures("small_vectors")
+def test_all_of_stage_2_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    train = table_with(prompts(120, meanings=(0, 1)), prompts(120, meanings=(0, 1), seed=3))
+    test = table_with(prompts(4, meanings=(2,)), ["x"] * 4, "test.jsonl")
+    assert [finding.check for finding in check_subjects(train, test)] == ["topics", "misfit_answers", "uncovered_tests"]
+    monkeypatch.setattr(subjects, "MOST_ROWS", 110)
+    found = check_subjects(train)
+    assert "110 rows drawn at random" in found[0].message
+    assert sum(topic["rows"] for topic in found[0].data["topics"]) == 110
+    assert [finding.check for finding in check_subjects(Table())] == ["few_rows"]
+
+
+def test_without_word_vectors_it_says_what_was_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embeddings, "PACKAGE", "no_such_package_of_vectors")
+    (found,) = check_subjects(table_with(["a"] * 100, ["b"] * 100))
+    assert found.check == "no_word_vectors"
+    assert "residency[topics]" in found.message
