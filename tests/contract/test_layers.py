@@ -25,6 +25,7 @@ LAYERS = [
     {"methods"},
     {"stages"},
     {"exports"},
+    {"search"},
     {"pipeline"},
     {"cli"},
 ]

@@ -12,7 +12,21 @@ from typing import Annotated
 import typer
 
 from residency import progress
-from residency.cli import chat, check, compare, convert, estimate, evaluate, export, models, report, runs, select, train
+from residency.cli import (
+    chat,
+    check,
+    compare,
+    convert,
+    estimate,
+    evaluate,
+    export,
+    models,
+    report,
+    runs,
+    select,
+    sweep,
+    train,
+)
 from residency.cli.output import print_answer, print_error, print_line
 from residency.errors import Interrupted, ResidencyError
 
@@ -39,6 +53,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 train.add_to(app)
+sweep.add_to(app)
 evaluate.add_to(app)
 compare.add_to(app)
 chat.add_to(app)
