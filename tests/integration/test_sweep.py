@@ -1,4 +1,4 @@
-"""A sweep's trials are the runs their values alone would have made; an interrupted sweep goes on where it was."""
+"""A sweep's trials are the runs that their values alone would have made, without replay; an interrupted one goes on."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def sweep_file(folder: Path, here: Path, **changes: Any) -> Path:
         "model": {"id": str(folder / "model")}, "data": {"train": str(folder / "train.jsonl"), "eval": "20%"},
         "train": {"max_steps": 10, "epochs": 10, "batch_size": 4, "patience": None},
         "speed": {"precision": "fp32", "threads": 1},
+        "retention": {"replay": False},  # trials do not replay
     }  # fmt: skip
     (here / "run.yaml").write_text(json.dumps(run))
     settings = {"run": "run.yaml", "fields": FIELDS, "sampler": "grid", "pruner": "none", "side_by_side": 3} | changes
