@@ -42,7 +42,7 @@ EXIT_CODES = {
     6: "training failed: the loss became NaN or exploded",
     7: "a run folder is missing, damaged or in use",
     8: "a grader is wrong or could not answer",
-    9: "the result may not be shipped (`residency train --gate`)",
+    9: "the result may not be shipped (train --gate)",
     10: "the server refused a request",
     130: "interrupted; a checkpoint was left if training had begun",
 }
