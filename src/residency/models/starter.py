@@ -181,15 +181,17 @@ def convert(gguf: Path, folder: Path) -> None:
     """Runs `residency.models.convert` and shows its steps."""
     command = [sys.executable, "-m", "residency.models.convert", str(gguf), str(folder)]
     log = gguf.with_suffix(".log")
-    with log.open("wb") as errors, progress.track("preparing the starter model", CONVERT_STEPS) as advance:
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+    with (
+        log.open("wb") as errors,
+        progress.track("preparing the starter model", CONVERT_STEPS) as advance,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as child,
+    ):
         try:
             for step in child.stdout or ():
                 advance(note=step.strip())
             child.wait()
         finally:
             child.kill()
-            child.wait()
     if child.returncode:
         raise ModelError(
             "the starter model was fetched but could not be converted",
