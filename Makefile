@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := examples/smart-home
+# A process a core, each with whole files in their order: the long ones come first.
+PARALLEL := -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test check proofs bench clean
 
@@ -10,7 +12,7 @@ demo: $(DEMO)/data/train.jsonl  ## train the demo and report what it gained
 	$(BIN)/residency train $(DEMO)/run.yaml
 
 test: check  ## everything that must pass before a change is merged
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest $(PARALLEL) -m "not slow"
 
 check: .venv/installed  ## format, lint and types
 	$(BIN)/ruff format --check .

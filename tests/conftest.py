@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: test processes beside each other would spin
+
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,14 +15,16 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from residency.data.messages import Origin, Rendered
-from residency.models.starter import starter_path
+from residency.models.starter import fetch_starter, starter_path
 
 torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What tests remember of tiny models goes into no user's cache; the starter model stays where it is."""
+def _own_cache(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests remember of tiny models goes into no user's cache; the starter model is fetched there and stays."""
+    if any(item.get_closest_marker("starter") for item in request.session.items):
+        fetch_starter()
     before, own = os.environ.get("RESIDENCY_CACHE"), tmp_path_factory.mktemp("cache")
     if found := starter_path():
         (own / found.name).symlink_to(found)

@@ -86,7 +86,9 @@ def test_when_memory_runs_out_smaller_passes_give_the_same_result(long_rows: Pat
     assert said
     assert "micro_batch_halved" not in kinds(free)
     for ours, theirs in zip(tight.metrics(), free.metrics(), strict=True):
-        assert ours.loss == pytest.approx(theirs.loss, rel=1e-5)
+        # A divergence is a difference of nearly equal log-probabilities, which are rounded to 1e-6 of a nat.
+        rounding = 1e-6 if ours.split in ("anchors", "replay") else None
+        assert ours.loss == pytest.approx(theirs.loss, rel=1e-5, abs=rounding)
         assert ours.tokens == theirs.tokens
         assert ours.grad_norm == (theirs.grad_norm and pytest.approx(theirs.grad_norm, rel=1e-4))
 

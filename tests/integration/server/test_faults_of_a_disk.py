@@ -5,13 +5,13 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from residency.server import worker_attempt
+from residency.server import worker_attempt, worker_child
 from residency.server.database import connect
 from tests.e2e.tiny import rows
 from tests.integration.server.rig import Home, jsonl
@@ -57,26 +57,32 @@ def test_a_full_disk_fails_the_job_with_a_reason_and_the_next_one_works(home: Ho
 def test_a_held_database_delays_a_job_and_loses_nothing(
     home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Another program holds the database from the middle of the job on, longer than a writer waits."""
+    """Another program holds the database from the middle of the job on, until the worker has been refused."""
+    refused = "cannot be written down, and is tried again: the database refused: database is locked"
     monkeypatch.setattr(connect, "BUSY_SECONDS", 0.2)
     monkeypatch.setattr(worker_attempt, "RETRY_SECONDS", 0.1)
     impatient = Home(home.settings.home, null=True)
     job = impatient.create("nothing", impatient.upload(jsonl(rows(10))))
     holder = sqlite3.connect(home.settings.home / "server.db", isolation_level=None, check_same_thread=False)
 
-    def hold() -> None:
-        home.wait_until(lambda: home.run(job).path.exists())
-        holder.execute("BEGIN IMMEDIATE")
-        time.sleep(1.5)
+    def release() -> None:
+        home.wait_until(lambda: refused in caplog.text, patience=60)
         holder.execute("COMMIT")
 
-    holding = threading.Thread(target=hold)
-    holding.start()
+    releasing, start = threading.Thread(target=release), worker_child.start_trainer
+
+    def start_and_hold(*words: Any) -> subprocess.Popen[bytes]:
+        process = start(*words)
+        holder.execute("BEGIN IMMEDIATE")
+        releasing.start()
+        return process
+
+    monkeypatch.setattr(worker_child, "start_trainer", start_and_hold)
     impatient.work_here()
-    holding.join()
+    releasing.join()
     holder.close()
     impatient.close()
     assert home.job(job).status == "succeeded"
     assert [one["step"] for one in home.metrics(job)] == [1, 2, 3, 4]
     assert home.messages(job).count("The job has successfully completed") == 1
-    assert "cannot be written down, and is tried again: the database refused: database is locked" in caplog.text
+    assert refused in caplog.text

@@ -36,7 +36,7 @@ def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Ch
 def watch(children: list[Child], until: Callable[[], bool]) -> None:
     """Supervises until something is so."""
     stopping = threading.Event()
-    waiting = threading.Thread(target=lambda: (wait(until), stopping.set()))
+    waiting = threading.Thread(target=lambda: (wait(lambda: until() or stopping.is_set()), stopping.set()))
     waiting.start()
     try:
         supervise(children, stopping)
