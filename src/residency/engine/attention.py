@@ -37,6 +37,10 @@ def document_attention(
         return sdpa_attention_forward(  # type: ignore[no-any-return]
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )
+    dtype = query.dtype
+    if query.device.type == "cpu" and dtype == torch.bfloat16:
+        # Its backward is measured 3 times as fast in fp32 there, the conversions included.
+        query, key, value = query.float(), key.float(), value.float()
     outputs = []
     for document in documents:
         own = slice(document.start, document.end)
@@ -54,7 +58,7 @@ def document_attention(
                 q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling, enable_gqa=True
             )
         )
-    return torch.cat(outputs, dim=2).transpose(1, 2), None
+    return torch.cat(outputs, dim=2).transpose(1, 2).to(dtype), None
 
 
 def _causal_mask(q: torch.Tensor, k: torch.Tensor, window: int | None) -> torch.Tensor:

@@ -74,6 +74,17 @@ def plan_packs(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     return [sorted(pack) for pack in packs]
 
 
+def split_evenly(lengths: Sequence[int], parts: int) -> list[list[int]]:
+    """The rows in `parts` passes of nearly equal length, the longest first to the shortest pass; no pass is empty."""
+    passes: list[list[int]] = [[] for _ in range(min(parts, len(lengths)))]
+    totals = [0] * len(passes)
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        shortest = totals.index(min(totals))
+        passes[shortest].append(index)
+        totals[shortest] += lengths[index]
+    return [sorted(one) for one in passes]
+
+
 def needed_length(row: Rendered) -> int:
     """Tokens of the row that must pass through the model: those before its last target."""
     trained = np.flatnonzero(row.trained)

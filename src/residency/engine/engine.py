@@ -37,7 +37,7 @@ from residency.engine.memory import is_out_of_memory, release_memory
 from residency.engine.optim import StepSettings, adamw, step_sizes
 from residency.engine.plain import PlainPath
 from residency.engine.recompute import form_again
-from residency.engine.sampling import Sampled, SamplingSettings, collect, stream
+from residency.engine.sampling import Sampled, SamplingSettings, collect
 from residency.engine.speed import Speed, choose
 from residency.errors import ConfigError, ResourceError
 from residency.models.fingerprint import fingerprint
@@ -277,8 +277,7 @@ class Engine:
         self, adapter: str | None, prompts: Sequence[Sequence[int]], settings: SamplingSettings
     ) -> Iterator[tuple[int, int]]:
         """Yields `(index of the prompt, token id)` as they come, the stop token included."""
-        with self._plain.generating(adapter) as model:
-            yield from stream(model, prompts, settings)
+        yield from self._plain.stream(adapter, prompts, settings)
 
     def save(self, name: str, folder: Path, *, optimizer: bool = True) -> None:
         """Writes the adapter in PEFT's format (full: the weights) and, to go on training, its optimizer."""

@@ -7,7 +7,7 @@ dropout, DoRA or any other variant keep PEFT's own forward, one adapter at a tim
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
 from functools import partial
 from typing import Any
 
@@ -19,9 +19,8 @@ from torch import nn
 from residency.engine.batch import Segment
 
 
-@dataclass(slots=True)
-class Routing:
-    """Which adapter each token of the present pass belongs to; every replaced layer reads it."""
+class Routing(threading.local):
+    """Which adapter each token of this thread's present pass belongs to; every replaced layer reads it."""
 
     segments: tuple[Segment, ...] = ()
 

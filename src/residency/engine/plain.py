@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -13,10 +14,14 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from residency.data.messages import Rendered
-from residency.engine import attention, lora
-from residency.engine.batch import Pack, Segment, collate, needed_length, plan_packs
+from residency.engine import attention, lanes, lora
+from residency.engine.batch import Pack, Segment, collate, needed_length, plan_packs, split_evenly
 from residency.engine.divergence import Distributions, Remembered, divergence, join, top_k
 from residency.engine.loss import linear_cross_entropy, logits_cross_entropy
+from residency.engine.sampling import SamplingSettings, stream
+
+R = TypeVar("R")
+_Gradients: TypeAlias = tuple[torch.Tensor | None, ...]
 
 
 class PlainPath:
@@ -54,10 +59,14 @@ class PlainPath:
         each row's losses, shape (2 + rows,)."""
         sums = {name: torch.zeros(2 + len(rows), dtype=torch.float64, device=self.device)
                 for name, rows in group.items()}  # fmt: skip
+
+        def added(pack: Pack) -> tuple[_Gradients, torch.Tensor, torch.Tensor]:
+            loss, losses, correct = self._losses(pack)
+            return self._backward(loss), losses, correct
+
         with self._active(*group):
-            for pack in self._packs(group, capacity):
-                loss, losses, correct = self._losses(pack)
-                loss.backward()  # type: ignore[no-untyped-call]
+            for pack, (gradients, losses, correct) in self._each(added, group, capacity):
+                self._add(gradients)
                 owners = torch.tensor(pack.rows, device=self.device)[pack.row_of_target]
                 for segment in pack.segments:
                     mine = (pack.predictors >= segment.start) & (pack.predictors < segment.end)
@@ -68,11 +77,15 @@ class PlainPath:
     def pull(self, name: str, rows: Sequence[Remembered], factor: float, capacity: int) -> torch.Tensor:
         """Adds the gradient of `factor` times the summed divergence. Returns that sum, shape ()."""
         total = torch.zeros((), device=self.device)
+
+        def pulled(pack: Pack) -> tuple[_Gradients, torch.Tensor]:
+            loss, each = divergence(*self._outputs(pack), join([rows[i].base for i in pack.rows]))
+            return self._backward(loss * factor), each.sum()
+
         with self._active(name):
-            for pack in self._packs({name: [one.row for one in rows]}, capacity):
-                loss, each = divergence(*self._outputs(pack), join([rows[i].base for i in pack.rows]))
-                (loss * factor).backward()  # type: ignore[no-untyped-call]
-                total += each.sum()
+            for _, (gradients, part) in self._each(pulled, {name: [one.row for one in rows]}, capacity):
+                self._add(gradients)
+                total += part
         return total
 
     @torch.no_grad()
@@ -82,8 +95,8 @@ class PlainPath:
         """Each row's losses and whether each was the first choice."""
         found = [(torch.empty(0), torch.empty(0, dtype=torch.bool))] * len(rows)
         with self._active(adapter):
-            for pack in self._packs({adapter: rows}, capacity):
-                losses, correct = (part.cpu() for part in self._losses(pack)[1:])
+            for pack, (_, *both) in self._each(self._losses, {adapter: rows}, capacity):
+                losses, correct = (part.cpu() for part in both)
                 for row, mine in _targets_of_rows(pack):
                     found[row] = (losses[mine], correct[mine])
         return found
@@ -92,37 +105,80 @@ class PlainPath:
     def distributions(self, adapter: str | None, rows: Sequence[Rendered], capacity: int) -> list[Distributions]:
         found: dict[int, Distributions] = {}
         with self._active(adapter):
-            for pack in self._packs({adapter: rows}, capacity):
-                everywhere = top_k(*self._outputs(pack))
+            for pack, everywhere in self._each(lambda pack: top_k(*self._outputs(pack)), {adapter: rows}, capacity):
                 found |= {row: everywhere.part(mine.numpy()) for row, mine in _targets_of_rows(pack)}
         return [found[row] for row in range(len(rows))]
 
     @torch.no_grad()
     def divergences(self, adapter: str | None, rows: Sequence[Remembered], capacity: int) -> list[torch.Tensor]:
         found: dict[int, torch.Tensor] = {}
+
+        def diverged(pack: Pack) -> torch.Tensor:
+            return divergence(*self._outputs(pack), join([rows[i].base for i in pack.rows]))[1].cpu()
+
         with self._active(adapter):
-            for pack in self._packs({adapter: [one.row for one in rows]}, capacity):
-                each = divergence(*self._outputs(pack), join([rows[i].base for i in pack.rows]))[1].cpu()
+            for pack, each in self._each(diverged, {adapter: [one.row for one in rows]}, capacity):
                 found |= {row: each[mine] for row, mine in _targets_of_rows(pack)}
         return [found[row] for row in range(len(rows))]
 
-    @contextmanager
-    def generating(self, adapter: str | None) -> Iterator[Any]:
-        """The model, ready to generate with this adapter alone."""
-        attention.install(self.base, packed=False)
-        with self._active(adapter), self._autocast():
-            self.routing.segments = (Segment(adapter, 0, 0),)
-            yield self.model
+    def stream(
+        self, adapter: str | None, prompts: Sequence[Sequence[int]], settings: SamplingSettings
+    ) -> Iterator[tuple[int, int]]:
+        """`(index of the prompt, token id)` as they come. What is drawn does not depend on the number of cores: only
+        greedy answers are generated beside one another."""
+        count = self._lanes(len(prompts)) if settings.temperature == 0 else 1
+        own = replace(settings, batch_size=-(-settings.batch_size // count))
+        parts = split_evenly([len(prompt) for prompt in prompts], count)
 
-    def _packs(self, group: Mapping[Any, Sequence[Rendered]], capacity: int) -> Iterator[Pack]:
-        """`capacity` in tokens; 0 for a pass of its own for every row."""
+        def answers(part: list[int]) -> Iterator[tuple[int, int]]:
+            with self._autocast():
+                self.routing.segments = (Segment(adapter, 0, 0),)
+                for index, token in stream(self.model, [prompts[i] for i in part], own):
+                    yield part[index], token
+
+        attention.install(self.base, packed=False)
+        with self._active(adapter):
+            yield from lanes.streams(answers, parts)
+
+    def _lanes(self, items: int) -> int:
+        """Passes beside one another: on a CPU, unless all weights are trained, whose gradients would be held for each,
+        or layers keep PEFT's own forward, which has one state and draws its dropout in one order."""
+        return lanes.lanes(items) if self.device.type == "cpu" and (self.shared or not self._trained) else 1
+
+    def _each(
+        self, work: Callable[[Pack], R], group: Mapping[Any, Sequence[Rendered]], capacity: int
+    ) -> Iterator[tuple[Pack, R]]:
+        """`work` on each pass over these rows, in order. `capacity` is in tokens, of all passes beside one another; 0
+        for a pass of its own for every row."""
         members = [(name, index, row) for name, rows in group.items() for index, row in enumerate(rows)]
         lengths = [needed_length(row) for _, _, row in members]
-        for plan in plan_packs(lengths, capacity):
-            groups: dict[str | None, list[tuple[int, Rendered]]] = {}
-            for name, index, row in (members[i] for i in plan):
-                groups.setdefault(name, []).append((index, row))
-            yield collate(groups, self.device, share_prefix=self.share_prefix)
+        count = self._lanes(len(members))
+        if capacity:
+            count = max(1, min(count, capacity // max(lengths, default=1)))
+        whole = 0 < sum(lengths) <= capacity and count > 1
+        plans = split_evenly(lengths, count) if whole else plan_packs(lengths, capacity // count)
+        attention.install(self.base, packed=True)
+        for start in range(0, len(plans), count):
+            packs = [self._pack([members[i] for i in plan]) for plan in plans[start : start + count]]
+            yield from zip(packs, lanes.beside(work, packs, count), strict=True)
+
+    def _pack(self, members: Sequence[tuple[str | None, int, Rendered]]) -> Pack:
+        groups: dict[str | None, list[tuple[int, Rendered]]] = {}
+        for name, index, row in members:
+            groups.setdefault(name, []).append((index, row))
+        return collate(groups, self.device, share_prefix=self.share_prefix)
+
+    def _backward(self, loss: torch.Tensor) -> _Gradients:
+        """The gradients; none where they are added at once, because no pass stands beside this one."""
+        if not lanes.is_beside():
+            loss.backward()  # type: ignore[no-untyped-call]
+            return ()
+        return torch.autograd.grad(loss, self._trained, allow_unused=True)
+
+    def _add(self, gradients: _Gradients) -> None:
+        for parameter, gradient in zip(self._trained, gradients, strict=False):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
 
     def _losses(self, pack: Pack) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         outputs, head = self._outputs(pack)
@@ -133,7 +189,6 @@ class PlainPath:
 
     def _outputs(self, pack: Pack) -> tuple[torch.Tensor, nn.Linear | None]:
         """At the predictors of a pass, the hidden states and the head; or the logits, where there is no plain head."""
-        attention.install(self.base, packed=True)
         self.routing.segments = pack.segments
         passed = {"input_ids": pack.input_ids, "position_ids": pack.position_ids, "documents": pack.documents}
         with self._autocast():
