@@ -38,7 +38,11 @@ def test_mean_scores_are_no_percentages_and_have_no_p_value() -> None:
 
 
 def test_numbers_stay_whole_in_a_narrow_terminal() -> None:
-    assert "[+50.0, +70.0]" in printed(comparison_table([comparison(0.03)]), width=80)
+    other = comparison(0.03).model_copy(update={"test": "unseen-wordings", "baseline": "base-6-shot"})
+    lines = printed(comparison_table([comparison(0.03), other]), width=80).splitlines()
+    assert [line.strip().split("  ")[0] for line in lines[1:]] == [
+        "test", "json_match", "vs base", "unseen-wordings", "json_match", "vs base-6-shot"]  # fmt: skip
+    assert sum("[+50.0, +70.0]" in line for line in lines) == 2
 
 
 def test_brackets_in_data_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
