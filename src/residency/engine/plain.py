@@ -124,17 +124,15 @@ class PlainPath:
     def stream(
         self, adapter: str | None, prompts: Sequence[Sequence[int]], settings: SamplingSettings
     ) -> Iterator[tuple[int, int]]:
-        """`(index of the prompt, token id)` as they come. What is drawn does not depend on the number of cores: only
-        greedy answers are generated beside one another."""
-        count = self._lanes(len(prompts)) if settings.temperature == 0 else 1
+        """`(index of the prompt, token id)` as they come, some prompts beside the others."""
+        count = self._lanes(len(prompts))
         own = replace(settings, batch_size=-(-settings.batch_size // count))
         parts = split_evenly([len(prompt) for prompt in prompts], count)
 
         def answers(part: list[int]) -> Iterator[tuple[int, int]]:
             with self._autocast():
                 self.routing.segments = (Segment(adapter, 0, 0),)
-                for index, token in stream(self.model, [prompts[i] for i in part], own):
-                    yield part[index], token
+                yield from stream(self.model, {i: prompts[i] for i in part}, own)
 
         attention.install(self.base, packed=False)
         with self._active(adapter):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from residency.errors import TrainingError
@@ -48,27 +50,26 @@ def attention_span(config: PreTrainedConfig) -> float:
 
 @torch.no_grad()
 def stream(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], settings: SamplingSettings
+    model: PreTrainedModel, prompts: Mapping[int, Sequence[int]], settings: SamplingSettings
 ) -> Iterator[tuple[int, int]]:
-    """Yields `(index of the prompt, token id)` as they come, the stop token included.
+    """Yields `(number of the prompt, token id)` as they come, the stop token included.
 
-    What all prompts share (a system turn, worked examples) passes through the model once.
+    What all prompts share (a system turn, worked examples) passes through the model once. What is drawn depends on the
+    seed and the prompt's number, and not on which prompts pass together.
     """
     if not prompts:
         return
     device = model.device
-    generator = torch.Generator(device).manual_seed(settings.seed)
-    longest = max(len(prompt) for prompt in prompts) + settings.max_new_tokens
-    shared = common_prefix(prompts) if longest <= attention_span(model.config) else 0
+    longest = max(map(len, prompts.values())) + settings.max_new_tokens
+    shared = common_prefix(list(prompts.values())) if longest <= attention_span(model.config) else 0
     prefix = DynamicCache(config=model.config)
     if shared:
-        model(input_ids=torch.tensor([list(prompts[0][:shared])], device=device), past_key_values=prefix,
-              logits_to_keep=1)  # fmt: skip
-    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for start in range(0, len(by_length), settings.batch_size):
-        rows = by_length[start : start + settings.batch_size]
-        yield from _decode(model, {row: prompts[row][shared:] for row in rows}, copy.deepcopy(prefix), settings,
-                           generator)  # fmt: skip
+        start = list(next(iter(prompts.values()))[:shared])
+        model(input_ids=torch.tensor([start], device=device), past_key_values=prefix, logits_to_keep=1)
+    by_length = sorted(prompts, key=lambda i: len(prompts[i]))
+    for begin in range(0, len(by_length), settings.batch_size):
+        rows = by_length[begin : begin + settings.batch_size]
+        yield from _decode(model, {row: prompts[row][shared:] for row in rows}, copy.deepcopy(prefix), settings)
 
 
 def _decode(
@@ -76,7 +77,6 @@ def _decode(
     rests: dict[int, Sequence[int]],
     cache: DynamicCache,
     settings: SamplingSettings,
-    generator: torch.Generator,
 ) -> Iterator[tuple[int, int]]:
     """One batch, padded on the left between the shared prefix in `cache` and each prompt's rest."""
     rows, device, shared = list(rests), model.device, cache.get_seq_length()
@@ -86,12 +86,13 @@ def _decode(
     column = torch.arange(width, device=device)
     mask = torch.cat([ids.new_ones(len(rows), shared), (column >= padding[:, None]).long()], dim=1)
     positions = (column - padding[:, None]).clamp(min=0) + shared
+    chances = torch.from_numpy(_chances(rows, settings)).to(device)
     if shared:
         cache.batch_repeat_interleave(len(rows))
-    for _ in range(settings.max_new_tokens):
+    for step in range(settings.max_new_tokens):
         logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache,
                        logits_to_keep=1).logits[:, -1]  # fmt: skip
-        tokens = _choose(logits, settings, generator)
+        tokens = _choose(logits, settings, chances[:, step])
         yield from zip(rows, tokens.tolist(), strict=True)
         going = [i for i, token in enumerate(tokens.tolist()) if token not in settings.stop_ids]
         if not going:
@@ -100,13 +101,22 @@ def _decode(
             kept = torch.tensor(going, device=device)
             cache.batch_select_indices(kept)
             rows = [rows[i] for i in going]
-            tokens, mask, positions = tokens[kept], mask[kept], positions[kept]
+            tokens, mask, positions, chances = tokens[kept], mask[kept], positions[kept], chances[kept]
         ids, positions = tokens[:, None], positions[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
 
 
-def _choose(logits: torch.Tensor, settings: SamplingSettings, generator: torch.Generator) -> torch.Tensor:
-    """logits (rows, vocabulary); returns (rows,). Raises TrainingError where there is nothing to draw from."""
+def _chances(rows: Sequence[int], settings: SamplingSettings) -> NDArray[np.float64]:
+    """For each row and new token a number in [0, 1) that decides, shape (rows, max_new_tokens)."""
+    shape = (len(rows), settings.max_new_tokens)
+    if settings.temperature == 0:
+        return np.zeros(shape)
+    return np.stack([np.random.default_rng((settings.seed % 2**64, row)).random(shape[1]) for row in rows])
+
+
+def _choose(logits: torch.Tensor, settings: SamplingSettings, chances: torch.Tensor) -> torch.Tensor:
+    """logits (rows, vocabulary), chances (rows,); returns (rows,). Raises TrainingError where there is nothing to draw
+    from."""
     if settings.temperature == 0:
         return logits.argmax(dim=-1)
     probabilities = (logits.float() / settings.temperature).softmax(dim=-1)
@@ -117,7 +127,9 @@ def _choose(logits: torch.Tensor, settings: SamplingSettings, generator: torch.G
         ordered, order = probabilities.sort(dim=-1, descending=True)
         ordered[ordered.cumsum(dim=-1) - ordered > settings.top_p] = 0.0
         probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered)
-    return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1)
+    reached = probabilities.double().cumsum(dim=-1)
+    drawn = torch.searchsorted(reached, chances[:, None] * reached[:, -1:], right=True)
+    return drawn.squeeze(-1).clamp(max=logits.shape[-1] - 1)
 
 
 def collect(tokens: Iterator[tuple[int, int]], count: int, stop_ids: Sequence[int]) -> list[Sampled]:

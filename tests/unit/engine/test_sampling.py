@@ -89,6 +89,12 @@ def test_a_temperature_draws_and_the_seed_decides() -> None:
     assert one != other
 
 
+def test_what_is_drawn_depends_on_no_other_prompt() -> None:
+    prompts = ragged(7)
+    drawn = [greedy(tiny_llama(), prompts, temperature=1.0, seed=-1, batch_size=size) for size in (1, 3, 32)]
+    assert drawn[0] == drawn[1] == drawn[2]
+
+
 def test_top_p_keeps_the_fewest_tokens_that_reach_it() -> None:
     prompts = ragged(4)
     assert greedy(tiny_llama(), prompts, temperature=1.0, top_p=1e-6) == greedy(tiny_llama(), prompts)
