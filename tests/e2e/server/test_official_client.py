@@ -6,21 +6,17 @@ repository: it is unpacked, with an environment of its own, in the user's cache.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-import socket
 import subprocess
 import sys
-import tarfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
-from residency.models.starter import cache_folder
+from tests.e2e.server.fetched import CACHE, made_once, run, source_package
+from tests.e2e.server.serving import serve
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -41,55 +37,21 @@ CORE = (
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    home = tmp_path_factory.mktemp("home")
-    words = ["serve", "--conformance-fixtures", "--home", str(home), "--port", str(port)]
-    program = f"import sys; from residency.cli import main; sys.exit(main({words!r}))"
-    server = subprocess.Popen([sys.executable, "-c", program])
-    try:
-        wait_for(f"http://127.0.0.1:{port}/healthz")
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        server.terminate()
-        server.wait(180)
-
-
-def wait_for(address: str) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(address).is_success:
-                return
-        except httpx.TransportError:
-            time.sleep(0.2)
-    pytest.fail("the server did not start")
+    with serve(tmp_path_factory.mktemp("server") / "home", "--conformance-fixtures") as server:
+        yield server.url()
 
 
 def tests_of(version: str) -> tuple[Path, Path]:
     """The unpacked source package and a Python that has this version installed; made once."""
-    folder = cache_folder() / "official-client" / version
-    python = folder / "venv" / "bin" / "python"
-    source = folder / f"openai-{version}"
-    if not (folder / "complete").exists():
-        folder.mkdir(parents=True, exist_ok=True)
+
+    def make(folder: Path) -> None:
         run(sys.executable, "-m", "venv", str(folder / "venv"))
-        run(str(python), "-m", "pip", "install", "--quiet", f"openai[aiohttp]=={version}", *NEEDED)
-        fetch = ("pip", "download", "--quiet", "--no-deps", "--no-binary", "openai", "--dest", str(folder))
-        run(str(python), "-m", *fetch, f"openai=={version}")
-        archive = folder / f"openai-{version}.tar.gz"
-        assert hashlib.sha256(archive.read_bytes()).hexdigest() == DIGESTS[version], f"{archive} is not the one we know"
-        with tarfile.open(archive) as packed:
-            packed.extractall(folder, filter="data")
-        (folder / "complete").touch()
-    return source, python
+        python = str(folder / "venv" / "bin" / "python")
+        run(python, "-m", "pip", "install", "--quiet", f"openai[aiohttp]=={version}", *NEEDED)
+        source_package(folder, "openai", version, DIGESTS[version])
 
-
-def run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"the client's tests cannot be fetched here: {done.stderr.strip()[-300:]}")
+    folder = made_once(CACHE / f"openai-{version}", make)
+    return folder / f"openai-{version}", folder / "venv" / "bin" / "python"
 
 
 def outcome(version: str, url: str, *words: str) -> dict[str, int]:
