@@ -26,6 +26,7 @@ from residency.methods.row_losses import write_hard_rows
 from residency.models.load import versions
 from residency.records import Comparison, EvalResult, Event, RunFolder, Summary
 from residency.run_folders import claim, create, find_run, list_runs, unfinished
+from residency.search.learning_rate import with_learning_rate
 from residency.stages.card import measure_card, plan_card
 from residency.stages.model import result_name, save_result, start_engine
 from residency.stages.prepare import Prepared, prepare
@@ -45,6 +46,7 @@ def run(config: RunConfig, runs: Path, *, resume: bool = False, listener: Listen
     record = RunFolder(folder, listener)
     with claim(folder), failures_recorded(record):
         stages = Stopwatch()
+        record.say("run", f"the run is in {folder}", path=str(folder))
         with stages("check"):
             prepared = prepare(config, record)
         resolved = prepared.resolved
@@ -64,6 +66,8 @@ def run(config: RunConfig, runs: Path, *, resume: bool = False, listener: Listen
             plan_card(base, prepared)
         with stages("train"):
             keep = memory.keep(base) if memory else NOTHING
+            prepared = with_learning_rate(prepared, engine, record, keep)
+            resolved = prepared.resolved
             outcome = sft.train(engine, name, prepared.rows, prepared.held_out, resolved.train, record, keep)
         if memory:
             with stages("retention"):

@@ -22,6 +22,24 @@ enabled = False
 
 
 @contextmanager
+def inside_a_view() -> Iterator[Progress]:
+    """The bars of all `track`s, to be drawn by a larger live view."""
+    global _shown
+    _shown = _bars()
+    try:
+        yield _shown
+    finally:
+        _shown = None
+
+
+def _bars() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console, transient=True,
+    )  # fmt: skip
+
+
+@contextmanager
 def track(description: str, total: int) -> Iterator[Callable[..., None]]:
     """Yields `advance(n=1, note="")`; bars that are open at once stand below each other."""
     global _shown
@@ -29,10 +47,7 @@ def track(description: str, total: int) -> Iterator[Callable[..., None]]:
         yield lambda n=1, note="": None
         return
     outermost = _shown is None
-    bars = _shown = _shown or Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console, transient=True,
-    )  # fmt: skip
+    bars = _shown = _shown or _bars()
     task = bars.add_task(description, total=total, note="")
 
     def advance(n: int = 1, note: str = "") -> None:

@@ -6,6 +6,7 @@
       audit.json       what was found in the data
       metrics.jsonl    one Metric a line: training steps and held-out measurements
       events.jsonl     one Event a line: everything that was decided, dropped, warned of or recovered from
+      search/          the candidates of a learning-rate search; search.json, one SearchResult: what it came to
       checkpoints/     step-000050/ …, each complete and checksummed
       adapter/         the result in PEFT's format (full fine-tuning: model/)
       eval/            <test>.<model>.json, one EvalResult each; probes.json and card.json: where the behaviour holds
@@ -258,6 +259,55 @@ class HardRows(Record):
     """Begun epochs."""
     rows: list[HardRow]
     """The hardest first; none where no row stands out."""
+
+
+class Candidate(Record):
+    """One learning rate of a search, and how far it came."""
+
+    name: str
+    """Its folder below `search/`."""
+    learning_rate: float
+    steps: int = 0
+    tokens: int = 0
+    """That it was trained on, cool-downs excluded."""
+    scores: dict[int, float] = Field(default_factory=dict)
+    """By step: the held-out loss of a cooled-down copy."""
+    fate: str = "in training"
+    """`chosen`, or why it was given up, as a sentence."""
+
+
+class SearchResult(Record):
+    chosen: float
+    """The learning rate."""
+    reason: str
+    candidates: list[Candidate]
+    """By rising rate."""
+    other_tokens: int
+    """Tokens spent on anything but the chosen candidate: the others, the probe, the cool-downs."""
+    price: float
+    """Tokens of the run with its search, as a multiple of the run's alone; measuring not counted."""
+    seconds: float
+
+
+class TrialRecord(Record):
+    number: int
+    values: dict[str, Any]
+    state: Literal["finished", "pruned", "failed"]
+    loss: float | None
+    """The lowest held-out loss that was measured, in nats per trained token."""
+    steps: int
+    total_steps: int
+    tokens: int
+    seconds: float
+    why: str | None = None
+    """Of a trial that did not come to its end."""
+
+
+class SweepRecord(Record):
+    fields: list[str]
+    best: int | None
+    trials: list[TrialRecord]
+    """By rising number."""
 
 
 class Summary(Record):

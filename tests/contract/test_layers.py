@@ -26,6 +26,7 @@ LAYERS = [
     {"stages"},
     {"advisor"},
     {"exports"},
+    {"search"},
     {"pipeline"},
     {"inference"},
     {"server"},

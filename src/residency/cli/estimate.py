@@ -8,6 +8,7 @@ import typer
 
 from residency.cli.options import AsJson, Overrides, RunFile
 from residency.cli.output import print_answer, print_line, print_table, table
+from residency.config.learning_rate import SEARCH_PRICE
 from residency.config.load import load_run
 from residency.evals.wording import duration, memory
 
@@ -40,7 +41,10 @@ def estimate(run_file: RunFile, overrides: Overrides = None, as_json: AsJson = F
     parts = [(part, memory(size)) for part, size in found.need.memory_bytes.items()]
     print_table(table(("memory", ""), [*parts, ("total", memory(found.need.total_bytes))], right=(1,)))
     print_line(f"\n{found.steps} steps in about {duration(found.need.seconds)}, measuring and answering not counted")
-    print_line(f"({found.need.basis})\n")
+    print_line(f"({found.need.basis})")
+    if found.resolved.train.learning_rate == "search":
+        print_line(f"(the search over eight learning rates included: {SEARCH_PRICE} times the tokens of the run alone)")
+    print_line()
     rows = [(path, value_at(found.resolved, path), reason) for path, reason in found.reasons.items()]
     print_table(table(("setting", "value", "why"), rows))
 

@@ -27,6 +27,7 @@ from residency.cli import (
     runs,
     select,
     serve,
+    sweep,
     train,
 )
 from residency.cli.output import print_answer, print_error, print_line
@@ -57,6 +58,7 @@ app = typer.Typer(
 )
 advise.add_to(app)
 train.add_to(app)
+sweep.add_to(app)
 evaluate.add_to(app)
 compare.add_to(app)
 chat.add_to(app)

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from residency.cli.live import live_view
 from residency.cli.options import RUNS, AsJson, Overrides, RunFile, Runs
 from residency.cli.output import comparison_table, listener, print_answer, print_line, print_table
 from residency.config.load import load_run
@@ -57,8 +58,8 @@ def train(
     from residency import pipeline
 
     try:
-        with sigterm_as_ctrl_c():
-            finished = pipeline.run(config, runs, resume=resume, listener=listener(as_json))
+        with sigterm_as_ctrl_c(), live_view(listener(as_json)) as hear:
+            finished = pipeline.run(config, runs, resume=resume, listener=hear)
     except KeyboardInterrupt:
         # Between training steps the loop itself stops and leaves a checkpoint; this is before or after them.
         raise Interrupted("interrupted", hint="go on with the same command and --resume") from None

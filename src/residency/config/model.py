@@ -63,6 +63,11 @@ class Qlora(Lora[A], Generic[A]):
     """LoRA on a base held in 4-bit NF4 (arXiv 2305.14314)."""
 
 
+class AutoAdapter(Lora[A], Generic[A]):
+    kind: Literal["auto"] = "auto"  # type: ignore[assignment]  # the discriminator of the union
+    """Full fine-tuning, LoRA or QLoRA, by memory, model and data; the other keys hold where it is an adapter."""
+
+
 class Full(Section):
     kind: Literal["full"] = "full"
     """Every weight is trained."""
@@ -85,10 +90,10 @@ class Train(Section, Generic[A]):
     """Rows per optimizer step."""
     micro_batch_tokens: Annotated[int, Field(ge=8)] | A = AUTO
     """Tokens that pass through the model at once; changes speed and memory, never the result."""
-    learning_rate: Annotated[float, Field(gt=0)] | A = AUTO
-    """Peak learning rate."""
+    learning_rate: Annotated[float, Field(gt=0)] | Literal["search"] | A = AUTO
+    """Peak learning rate; `search` trains eight candidates side by side and goes on with the best."""
     learning_rate_multiplier: Annotated[float, Field(gt=0)] = 1.0
-    """Scales the rate that `learning_rate: auto` comes to; a rate that is given stays as it is."""
+    """Scales the rate that `auto` comes to and the candidates of a search; a rate that is given stays as it is."""
     schedule: Literal["linear", "cosine", "constant", "wsd"] = "linear"
     """How the rate falls after warm-up; `wsd` stays constant and decays over the last fifth."""
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.03
@@ -177,7 +182,9 @@ class Run(Section, Generic[A]):
     model: Model
     data: Data[A]
     method: Method = Field(default=Sft())
-    adapter: Lora[A] | Qlora[A] | Full | Peft = Field(default=DEFAULTS | {"kind": "lora"}, discriminator="kind")
+    adapter: Lora[A] | Qlora[A] | AutoAdapter[A] | Full | Peft = Field(
+        default=DEFAULTS | {"kind": "lora"}, discriminator="kind"
+    )
     train: Train[A] = Field(default=DEFAULTS)
     retention: Retention[A] = Field(default=DEFAULTS)
     eval: Evaluation[A] = Field(default=DEFAULTS)

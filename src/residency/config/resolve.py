@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from residency.config.learning_rate import learning_rate
 from residency.config.model import ResolvedConfig, RunConfig
+from residency.errors import ConfigError, ResourceError
 
 Values: TypeAlias = dict[str, Any]
 """A run's values as a nested dict; rules see those that earlier rules have set."""
@@ -37,6 +38,10 @@ CPU_PROBE_WEIGHTS = 8 * 135e6
 """Rows the generalisation card asks about times the model's weights: what two CPU cores do in less than a minute."""
 MEMORY_SHARE = 0.8
 """Share of the free memory that is planned for."""
+SMALL_PARAMETERS = 500_000_000
+"""Below it full fine-tuning was better than LoRA in loss and in what was forgotten (SmolLM2-135M, 96 rows)."""
+ROWS_BEYOND_LORA = 20_000
+"""LoRA equals full fine-tuning while the data fit its capacity (Schulman et al. 2025)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +82,17 @@ class Facts:
     """Layers that can be computed again in the backward pass."""
     layer_bytes_per_token: int = 0
     """How much of `bytes_per_token` each of them saves then."""
+    fixed_bytes_of: dict[str, int] = field(default_factory=dict)
+    """As `fixed_bytes`, for `full`, `lora` and `qlora`: what `adapter.kind: auto` chooses by."""
 
 
 def resolve(config: RunConfig, facts: Facts) -> tuple[ResolvedConfig, dict[str, str]]:
-    """Every `auto` becomes a value; the second part gives the reason of each, by dotted path."""
+    """Every `auto` becomes a value; the second part gives the reason of each, by dotted path.
+
+    Raises ConfigError and ResourceError where what is asked for cannot be.
+    """
+    if config.train.learning_rate == "search" and not facts.has_eval:
+        raise nothing_to_search_by()
     values = config.model_dump()
     reasons: dict[str, str] = {}
     for path, rule in RULES.items():
@@ -88,6 +100,13 @@ def resolve(config: RunConfig, facts: Facts) -> tuple[ResolvedConfig, dict[str, 
         if values[section].get(key) == "auto":
             values[section][key], reasons[path] = rule(values, facts)
     return ResolvedConfig.model_validate(values), reasons
+
+
+def nothing_to_search_by() -> ConfigError:
+    return ConfigError(
+        "train.learning_rate: search needs held-out rows to compare candidates on", param="data.eval",
+        hint="set data.eval: 10%, or leave train.learning_rate to auto",
+    )  # fmt: skip
 
 
 def row_format(values: Values, facts: Facts) -> tuple[str, str]:
@@ -101,6 +120,30 @@ def max_length_tokens(values: Values, facts: Facts) -> tuple[int, str]:
     return facts.context_length, (
         f"The model's context holds {facts.context_length} tokens, and the longest row has {facts.longest_row}."
     )
+
+
+def adapter_kind(values: Values, facts: Facts) -> tuple[str, str]:
+    """Raises ResourceError where not even QLoRA fits."""
+    tokens = max(facts.longest_row, CPU_TOKENS[0])
+    need = {kind: fixed + tokens * facts.bytes_per_token for kind, fixed in facts.fixed_bytes_of.items()}
+    fits = {kind: size <= MEMORY_SHARE * facts.memory_bytes for kind, size in need.items()}
+    numbers = ", ".join(f"{LABELS[kind]} {size / 1e9:.1f}" for kind, size in need.items())
+    why = f"With passes of {tokens} tokens {numbers} of {facts.memory_bytes / 1e9:.1f} GB that are free"
+    if fits["full"] and facts.parameters < SMALL_PARAMETERS:
+        values["adapter"] = {}
+        return "full", f"{why}; models under {SMALL_PARAMETERS / 1e9:g}B learn more and forget less with all weights."
+    if fits["full"] and facts.num_rows >= ROWS_BEYOND_LORA:
+        values["adapter"] = {}
+        return "full", f"{why}; {facts.num_rows} rows are more than LoRA's capacity holds ({ROWS_BEYOND_LORA})."
+    if fits["lora"]:
+        few = f"{facts.num_rows} rows fit LoRA's capacity, and it forgets less"
+        return "lora", f"{why}; {few if fits['full'] else 'full fine-tuning does not fit'}."
+    if fits["qlora"]:
+        return "qlora", f"{why}; only a base held in 4 bits fits."
+    raise ResourceError(
+        f"adapter.kind: auto finds nothing that fits: {numbers} of {facts.memory_bytes / 1e9:.1f} GB",
+        param="adapter.kind", hint="choose a smaller model, or lower data.max_length_tokens",
+    )  # fmt: skip
 
 
 def rank(values: Values, facts: Facts) -> tuple[int, str]:
@@ -127,22 +170,24 @@ def epochs(values: Values, facts: Facts) -> tuple[float, str]:
 
 
 def peak_learning_rate(values: Values, facts: Facts) -> tuple[float, str]:
-    rate, why = learning_rate(
+    return learning_rate(
         values["adapter"],
         hidden_size=facts.hidden_size,
         parameters=facts.parameters,
         steps=total_steps(values, facts),
         batch_size=values["train"]["batch_size"],
+        multiplier=values["train"]["learning_rate_multiplier"],
     )
-    multiplier = values["train"]["learning_rate_multiplier"]
-    if multiplier == 1:
-        return rate, why
-    return float(f"{rate * multiplier:.3g}"), f"{why} {multiplier:g} times that: train.learning_rate_multiplier."
+
+
+def fixed_bytes(values: Values, facts: Facts) -> int:
+    """Those of the kind that `adapter.kind: auto` chose, where it did."""
+    return facts.fixed_bytes_of.get(values["adapter"]["kind"], facts.fixed_bytes)
 
 
 def recompute_layers(values: Values, facts: Facts) -> tuple[int, str]:
     tokens = max(values["data"]["max_length_tokens"], PASS_TOKENS[facts.device])
-    need = facts.fixed_bytes + tokens * facts.bytes_per_token
+    need = fixed_bytes(values, facts) + tokens * facts.bytes_per_token
     said = f"{tokens} tokens at once need about {need / 1e9:.1f} of {facts.memory_bytes / 1e9:.1f} GB"
     lacking = need - facts.memory_bytes * MEMORY_SHARE
     if lacking <= 0 or not facts.layers:
@@ -154,17 +199,15 @@ def recompute_layers(values: Values, facts: Facts) -> tuple[int, str]:
 
 def micro_batch_tokens(values: Values, facts: Facts) -> tuple[int, str]:
     low, high = CPU_TOKENS if facts.device == "cpu" else GPU_TOKENS
-    free = facts.memory_bytes * MEMORY_SHARE - facts.fixed_bytes
+    fixed = fixed_bytes(values, facts)
+    free = facts.memory_bytes * MEMORY_SHARE - fixed
     per_token = facts.bytes_per_token - values["speed"]["recompute_layers"] * facts.layer_bytes_per_token
     fitting = int(max(free, 0) // per_token)
     tokens = min(max(fitting // 256 * 256, low), high)
     longest = values["data"]["max_length_tokens"]
-    why = (
-        f"{tokens} tokens need about {(facts.fixed_bytes + tokens * per_token) / 1e9:.1f} of "
-        f"{facts.memory_bytes / 1e9:.1f} GB"
-    )
+    why = f"{tokens} tokens need about {(fixed + tokens * per_token) / 1e9:.1f} of {facts.memory_bytes / 1e9:.1f} GB"
     if longest > tokens:
-        need = (facts.fixed_bytes + longest * per_token) / 1e9
+        need = (fixed + longest * per_token) / 1e9
         why = f"The longest row must pass at once: {longest} tokens need about {need:.1f} of "
         return longest, f"{why}{facts.memory_bytes / 1e9:.1f} GB."
     return tokens, f"{why}; up to {high} are used on this device."
@@ -280,9 +323,12 @@ def round_up(number: int, multiple: int) -> int:
     return math.ceil(number / multiple) * multiple
 
 
+LABELS = {"full": "full fine-tuning needs", "lora": "LoRA", "qlora": "QLoRA"}
+
 RULES: dict[str, Callable[[Values, Facts], tuple[Any, str]]] = {
     "data.format": row_format,
     "data.max_length_tokens": max_length_tokens,
+    "adapter.kind": adapter_kind,
     "adapter.rank": rank,
     "train.batch_size": batch_size,
     "train.epochs": epochs,

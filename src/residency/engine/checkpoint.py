@@ -74,10 +74,13 @@ def set_random_state(states: dict[str, str]) -> None:
 
 
 class Checkpoints:
-    def __init__(self, run: RunFolder, keep: int) -> None:
+    """`kind` is the record that stands beside the tensors."""
+
+    def __init__(self, run: RunFolder, keep: int, kind: type[Progress] = Progress) -> None:
         self.run = run
         self.folder = run / "checkpoints"
         self.keep = keep
+        self.kind = kind
 
     def save(self, progress: Progress, write_tensors: Callable[[Path], None]) -> Path:
         """Raises ResourceError where the disk is full; what was there before stays."""
@@ -97,7 +100,7 @@ class Checkpoints:
             if damage := find_damage(path):
                 self._set_aside(path, damage, "the one before it is used")
                 continue
-            return Progress.model_validate_json((path / PROGRESS).read_bytes()), path
+            return self.kind.model_validate_json((path / PROGRESS).read_bytes()), path
         return None
 
     def best(self, step: int) -> Path | None:
@@ -131,9 +134,10 @@ class Checkpoints:
             try:
                 write_tensors(aside)
                 (aside / PROGRESS).write_text(progress.model_dump_json(indent=2))
-                sums = {file.name: durable.sha256(file) for file in sorted(aside.iterdir())}
+                files = sorted(path for path in aside.rglob("*") if path.is_file())
+                sums = {file.relative_to(aside).as_posix(): durable.sha256(file) for file in files}
                 (aside / MANIFEST).write_text(json.dumps(sums, indent=2))
-                for file in aside.iterdir():
+                for file in [*files, aside / MANIFEST]:
                     durable.sync_file(file)
                 durable.sync_folder(aside)
                 if final.exists():  # left by an attempt that was killed before it could go on from it

@@ -33,12 +33,14 @@ from residency.engine.batch import needed_length
 from residency.engine.divergence import Distributions, Remembered
 from residency.engine.fast import FastPath
 from residency.engine.late import Late, LateFloats
+from residency.engine.loss import Scores
 from residency.engine.memory import is_out_of_memory, release_memory
 from residency.engine.optim import StepSettings, adamw, step_sizes
 from residency.engine.plain import PlainPath
 from residency.engine.recompute import form_again
 from residency.engine.sampling import Sampled, SamplingSettings, collect
 from residency.engine.speed import Speed, choose
+from residency.engine.state import Snapshot, Trained
 from residency.errors import ConfigError, ResourceError
 from residency.models.fingerprint import fingerprint
 
@@ -77,31 +79,12 @@ class Loss:
         return self.total / max(1, self.tokens)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Scores:
-    """One row's trained tokens under a model."""
-
-    logprobs: NDArray[np.float32]
-    """Shape (trained,), in nats."""
-    correct: NDArray[np.bool_]
-    """Shape (trained,): whether the token was the first choice."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Added:
     """Gradients added since the last step, and how to add them again."""
 
     run: Callable[[], dict[str, Loss]]
     rows: Sequence[Rendered]
-
-
-@dataclass(slots=True)
-class _Trained:
-    """One named set of parameters, with its optimizer and what has been added since its last step."""
-
-    parameters: dict[str, nn.Parameter]
-    optimizer: torch.optim.AdamW
-    tokens: int = 0
 
 
 class Engine:
@@ -129,7 +112,7 @@ class Engine:
         self.autocast = autocast
         self.on_smaller_micro_batch = on_smaller_micro_batch
         self._base = model
-        self._trained: dict[str, _Trained] = {}
+        self._trained: dict[str, Trained] = {}
         self._since_step: list[_Added] = []
         self._plain = PlainPath(model, share_prefix=share_prefix, autocast=autocast)
         self._fast: FastPath | None = None
@@ -162,8 +145,21 @@ class Engine:
         self._train(FULL, {name: p.requires_grad_(True) for name, p in self._base.named_parameters()})
         form_again(self._base, self._wanted.layers_formed_again)
 
+    def drop_adapter(self, name: str) -> None:
+        """Frees an adapter and its optimizer; there must be another one."""
+        del self._trained[name]
+        self.model.set_adapter(next(iter(self._trained)))
+        self.model.delete_adapter(name)
+        self._require_gradients()
+        if self._fast is not None:
+            self._fast.use(self.model, list(self._trained))
+
     def _train(self, name: str, parameters: dict[str, nn.Parameter]) -> None:
-        self._trained[name] = _Trained(parameters, adamw(parameters.values()))
+        self._trained[name] = Trained(parameters, adamw(parameters.values()))
+        self._require_gradients()
+
+    def _require_gradients(self) -> None:
+        """PEFT freezes all adapters but the active one."""
         self._plain.train([p for trained in self._trained.values() for p in trained.parameters.values()])
 
     def _choose_speed(self) -> None:
@@ -283,15 +279,26 @@ class Engine:
         """Writes the adapter in PEFT's format (full: the weights) and, to go on training, its optimizer."""
         state.save(self.model, name, self._trained[name].parameters, folder)
         if optimizer:
-            state.save_optimizer(self._trained[name].optimizer, self._trained[name].parameters, folder)
+            state.save_optimizer(self._trained[name].optimizer, self._trained[name].parameters, name, folder)
 
     def restore(self, name: str, folder: Path, *, optimizer: bool = True) -> None:
         """Reads back what `save` wrote, to the bit."""
         state.restore(self.model, name, self._trained[name].parameters, folder)
         if optimizer:
-            state.restore_optimizer(self._trained[name].optimizer, self._trained[name].parameters, folder)
+            state.restore_optimizer(self._trained[name].optimizer, self._trained[name].parameters, name, folder)
         if self._fast is not None:
             self._fast.restored([name])
+
+    def snapshot(self, name: str) -> Snapshot:
+        """A copy of its weights and optimizer in memory, for `put_back`."""
+        return state.snapshot(self._trained[name])
+
+    def put_back(self, snapshots: Mapping[str, Snapshot]) -> None:
+        """Each named one is as it was, to the bit."""
+        for name, snapshot in snapshots.items():
+            state.put_back(self._trained[name], snapshot)
+        if self._fast is not None:
+            self._fast.restored(list(snapshots))
 
     # ---- inside
 
@@ -342,7 +349,7 @@ class Engine:
         if self._fast is not None:
             self._fast.clear()
 
-    def _step(self, trained: _Trained, settings: StepSettings) -> float:
+    def _step(self, trained: Trained, settings: StepSettings) -> float:
         gradients = [p.grad for p in trained.parameters.values() if p.grad is not None]
         tokens, trained.tokens = trained.tokens, 0
         if not gradients:

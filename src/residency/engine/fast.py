@@ -28,19 +28,27 @@ class FastPath:
         self.device: torch.device = model.device
         self.graphs = Graphs() if speed.graphs else None
         self._names: list[str] = []
+        self._wanted: tuple[Any, list[str]] | None = None
 
     def use(self, peft_model: Any, names: Sequence[str]) -> None:
-        """Trains these adapters from now on; those trained before keep what they gathered for their next step."""
+        """Trains these adapters from the next pass on; those trained before keep what they gathered for their next
+        step. Nothing is built before that pass, so that adapters may come and go in a row."""
+        self._wanted = (peft_model, list(names))
+
+    def _settle(self) -> None:
+        if self._wanted is None:
+            return
+        (peft_model, self._names), self._wanted = self._wanted, None
         gathered = self.decoder.adapters.gathered()
-        self._names = list(names)
         layers = {one.base_layer: one for one in peft_model.modules() if isinstance(one, LoraLayer)}
         self.decoder.use(self._names, layers)
-        self.decoder.adapters.gather(gathered)
+        self.decoder.adapters.gather({name: parts for name, parts in gathered.items() if name in self._names})
         if self.graphs:
             self.graphs.clear()
 
     def restored(self, names: Sequence[str]) -> None:
         """To be called when parameters or optimizers were changed from outside."""
+        self._settle()
         self.decoder.adapters.refresh(list(names))
         if self.graphs:
             self.graphs.clear()
@@ -62,6 +70,7 @@ class FastPath:
     ) -> dict[str, torch.Tensor]:
         """Adds gradients. For each adapter: the sum of its losses, how many first choices were right, and the sum of
         each row's losses, shape (2 + rows,)."""
+        self._settle()
         totals = {name: torch.zeros(2 + len(rows), device=self.device) for name, rows in batches.items()}
         numbered = {self._names.index(name): rows for name, rows in batches.items()}
         for one in passes(numbered, capacity, self.device, packing=packing, coarse=self.graphs is not None):
@@ -76,6 +85,7 @@ class FastPath:
         self, name: str, rows: Sequence[Remembered], factor: float, capacity: int, *, packing: bool
     ) -> torch.Tensor:
         """Adds the gradient of `factor` times the summed divergence. Returns that sum, shape ()."""
+        self._settle()
         total = torch.zeros((), device=self.device)
         numbered = {self._names.index(name): [one.row for one in rows]}
         for one in passes(numbered, capacity, self.device, packing=packing, coarse=self.graphs is not None):
@@ -91,6 +101,7 @@ class FastPath:
         self, adapter: str | None, rows: Sequence[Rendered], capacity: int, *, packing: bool
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Each row's losses and whether each was the first choice."""
+        self._settle()
         number = None if adapter is None else self._names.index(adapter)
         results = [(torch.empty(0), torch.empty(0, dtype=torch.bool))] * len(rows)
         for one in passes({number: rows}, capacity, self.device, packing=packing):
@@ -126,6 +137,7 @@ class FastPath:
 
         An adapter whose norm is not finite keeps its weights, and so does one without tokens since its last step.
         """
+        self._settle()
         names = list(settings)
         rates = torch.tensor(
             [[settings[name].learning_rate, 1.0 / max(1, tokens[name])] for name in names], dtype=torch.float32

@@ -6,13 +6,26 @@ while its logits are there, so the backward pass needs no logits and no second p
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.autograd.function import once_differentiable
 
 CHUNK_ROWS = 2048
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """One row's trained tokens under a model."""
+
+    logprobs: NDArray[np.float32]
+    """Shape (trained,), in nats."""
+    correct: NDArray[np.bool_]
+    """Shape (trained,): whether the token was the first choice."""
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
@@ -13,9 +14,35 @@ from torch import nn
 
 from residency.errors import RunError
 
+Snapshot: TypeAlias = list[tuple[nn.Parameter, torch.Tensor, dict[str, torch.Tensor]]]
+"""Each parameter with copies of its value and of its optimizer's state."""
+
 ADAPTER = "adapter_model.safetensors"
 WEIGHTS = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
+
+
+@dataclass(slots=True)
+class Trained:
+    """One named set of parameters, with its optimizer and what has been added since its last step."""
+
+    parameters: dict[str, nn.Parameter]
+    optimizer: torch.optim.AdamW
+    tokens: int = 0
+
+
+def snapshot(trained: Trained) -> Snapshot:
+    return [
+        (p, p.detach().clone(), {key: value.clone() for key, value in trained.optimizer.state.get(p, {}).items()})
+        for p in trained.parameters.values()
+    ]
+
+
+@torch.no_grad()
+def put_back(trained: Trained, copies: Snapshot) -> None:
+    for parameter, value, moments in copies:
+        parameter.copy_(value)
+        trained.optimizer.state[parameter] = {key: moment.clone() for key, moment in moments.items()}
 
 
 def adapter_parameters(model: Any, name: str) -> dict[str, nn.Parameter]:
@@ -53,18 +80,28 @@ def restore(model: Any, name: str, parameters: Mapping[str, nn.Parameter], folde
             parameter.copy_(tensors[key])
 
 
-def save_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], folder: Path) -> None:
+def nameless(parameter: str, adapter: str) -> str:
+    """A parameter's name without its adapter's, so that what one adapter saved another can go on from."""
+    return parameter.replace(f".{adapter}.", ".").removesuffix(f".{adapter}")
+
+
+def save_optimizer(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], adapter: str, folder: Path
+) -> None:
     tensors = {
-        f"{name}|{key}": value.contiguous()
+        f"{nameless(name, adapter)}|{key}": value.contiguous()
         for name, parameter in parameters.items()
         for key, value in optimizer.state.get(parameter, {}).items()
     }
     save_file(tensors, folder / OPTIMIZER)
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], folder: Path) -> None:
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], adapter: str, folder: Path
+) -> None:
     optimizer.state.clear()
+    own = {nameless(name, adapter): parameter for name, parameter in parameters.items()}
     for key, value in load_file(folder / OPTIMIZER).items():
         name, _, slot = key.rpartition("|")
-        parameter = parameters[name]
+        parameter = own[name]
         optimizer.state[parameter][slot] = value.to(parameter.device)  # `step` too, as the fused kernel wants it

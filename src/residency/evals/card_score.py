@@ -10,7 +10,8 @@ import numpy as np
 
 from residency.data.messages import Example, Message, Origin, Rendered
 from residency.data.render import Renderer, renderer_for
-from residency.engine.engine import Engine, Scores
+from residency.engine.engine import Engine
+from residency.engine.loss import Scores
 from residency.errors import TemplateError
 from residency.evals.card_records import Probe
 from residency.progress import track

@@ -47,6 +47,8 @@ LEFT = -0.2 / 0.545
 WIDTH_INCHES = 8.4
 LONGEST_LABEL = 26
 SMOOTH_FROM_POINTS = 20
+LABEL_ROOM = 0.06
+"""Of an axis' height."""
 LABELS_SHOWN = 20
 TOPICS_NAMED = 8
 
@@ -257,6 +259,57 @@ def trade_off(scaled: ScaleResult | None, retention: RetentionResult | None) -> 
         axes.set_ylabel("held-out loss")
         axes.grid(axis="both")
     return drawn()
+
+
+def parallel(columns: Mapping[str, Sequence[float | str]], best: int) -> Markup:
+    """Each row as a line through its values, one upright axis a column, the last one deciding; `best` stands out.
+
+    Numbers lie by size (by order of magnitude where they span a tenfold), words by the order of their appearance.
+    """
+    places = [_places(values) for values in columns.values()]
+    with _figure("parallel", WIDTH_INCHES, 3.2) as (figure, drawn):
+        axes = figure.add_axes((0.06, 0.1, 0.88, 0.74))
+        at = range(len(columns))
+        order = sorted(range(len(places[0])), key=lambda row: row == best)
+        for row in order:
+            chosen = row == best
+            axes.plot(at, [heights[row] for heights in places], color=ACCENT if chosen else MUTED,
+                      alpha=1.0 if chosen else 0.35, linewidth=2.4 if chosen else 1.1)  # fmt: skip
+        for x, (name, values) in zip(at, columns.items(), strict=True):
+            axes.axvline(x, color=LINE, linewidth=0.8)
+            axes.text(x, 1.1, name, ha="center", va="bottom", weight="bold", parse_math=False)
+            for y, value in _apart(list(zip(places[x], values, strict=True)), best):
+                shown = f"{value:.3g}" if isinstance(value, float) else str(value)
+                axes.text(x + 0.02, y, shown, va="center", color=MUTED, size=8.4, parse_math=False)
+        axes.set_ylim(-0.05, 1.05)
+        axes.set_axis_off()
+    return drawn()
+
+
+def _apart(labels: list[tuple[float, float | str]], best: int) -> list[tuple[float, float | str]]:
+    """The labels that have room: the best row's, the lowest and the highest, then the others."""
+    kept: list[tuple[float, float | str]] = []
+    for y, value in [labels[best], min(labels, key=_height), max(labels, key=_height), *labels]:
+        if all(abs(y - other) >= LABEL_ROOM for other, _ in kept):
+            kept.append((y, value))
+    return kept
+
+
+def _height(label: tuple[float, float | str]) -> float:
+    return label[0]
+
+
+def _places(values: Sequence[float | str]) -> list[float]:
+    """Heights between 0 and 1."""
+    if any(isinstance(value, str) for value in values):
+        words = list(dict.fromkeys(map(str, values)))
+        heights = [float(words.index(str(value))) for value in values]
+    else:
+        numbers = [float(value) for value in values]
+        wide = min(numbers) > 0 and max(numbers) >= 10 * min(numbers)
+        heights = [float(np.log(number)) if wide else number for number in numbers]
+    low, high = min(heights), max(heights)
+    return [(height - low) / (high - low) if high > low else 0.5 for height in heights]
 
 
 def smoothed(values: Sequence[float]) -> list[float]:

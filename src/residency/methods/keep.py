@@ -12,7 +12,7 @@ from residency.engine.divergence import Remembered
 from residency.engine.engine import FULL, Engine
 from residency.evals.retention import divergence_of
 from residency.methods.order import rows_of_step
-from residency.records import Metric, RunFolder
+from residency.records import Interval, Metric, RunFolder
 
 REPLAY_WEIGHT = 1.0
 """Of the mean divergence, beside the mean loss: the best of 1, 3 and 10 in arXiv 2605.26097."""
@@ -43,16 +43,23 @@ NOTHING = Keep((), (), 4, math.inf, stop=False)
 
 
 def replay(engine: Engine, name: str, keep: Keep, state: Progress, batch_size: int, seed: int, run: RunFolder) -> None:
-    """Adds the pull towards the base for the step that follows `state`."""
-    if not keep.replay:
+    """Adds the pull towards the base for the step that follows `state`, and notes how far off it was."""
+    rows = replayed(keep, state.step, batch_size, seed)
+    if not rows:
         return
-    count = max(1, round(batch_size / keep.rows_per_replayed))
-    rows = [keep.replay[i] for i in rows_of_step(state.step, count, len(keep.replay), seed + REPLAY_SEED)]
     mean = engine.pull(name, rows, REPLAY_WEIGHT).mean
-    epoch = (state.step + 1) * count / len(keep.replay)
+    epoch = (state.step + 1) * len(rows) / len(keep.replay)
     tokens = sum(len(one.base) for one in rows)
     run.append("metrics.jsonl", Metric(step=state.step + 1, epoch=epoch, split="replay", loss=mean,
                                        tokens=tokens, seconds=state.seconds))  # fmt: skip
+
+
+def replayed(keep: Keep, step: int, batch_size: int, seed: int) -> list[Remembered]:
+    """What is replayed beside the rows of that step."""
+    if not keep.replay:
+        return []
+    count = max(1, round(batch_size / keep.rows_per_replayed))
+    return [keep.replay[i] for i in rows_of_step(step, count, len(keep.replay), seed + REPLAY_SEED)]
 
 
 def watch(engine: Engine, name: str, keep: Keep, state: Progress, epoch: float, run: RunFolder) -> Progress:
@@ -60,7 +67,7 @@ def watch(engine: Engine, name: str, keep: Keep, state: Progress, epoch: float, 
     if not keep.watched:
         return state
     began = time.monotonic()
-    found, _ = divergence_of(engine, None if name == FULL else name, keep.watched)
+    found = forgotten(engine, name, keep)
     tokens = sum(len(one.base) for one in keep.watched)
     run.append("metrics.jsonl", Metric(step=state.step, epoch=epoch, split="anchors", loss=found.value, low=found.low,
                                        high=found.high, tokens=tokens, seconds=state.seconds))  # fmt: skip
@@ -73,3 +80,8 @@ def watch(engine: Engine, name: str, keep: Keep, state: Progress, epoch: float, 
         "measurements_over_budget": over, "seconds": state.seconds + spent,
         "retention_seconds": state.retention_seconds + spent,
     })  # fmt: skip
+
+
+def forgotten(engine: Engine, name: str, keep: Keep) -> Interval:
+    """How far `name` is from the base on the anchors that are watched, in nats per token."""
+    return divergence_of(engine, None if name == FULL else name, keep.watched)[0]

@@ -103,6 +103,7 @@ def take_step(
     keep: Keep,
 ) -> Progress:
     """One optimizer step and its line in the metrics; loss and norm are read when the device has all of its work."""
+    assert not isinstance(settings.learning_rate, str), "a search has found a rate before"
     began = time.monotonic()
     batch = [rows[i] for i in rows_of_step(state.step, settings.batch_size, len(rows), settings.seed)]
     rate = learning_rate_at(state.step, total, settings.learning_rate, settings.schedule, settings.warmup_share)

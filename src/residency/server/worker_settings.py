@@ -101,10 +101,12 @@ def mapping_said(job: Job, plan: Plan) -> str:
     settings, asked = plan.settings, hyperparameters(job)
     multiplier = asked.get("learning_rate_multiplier", "auto")
     multiplied = "1 (auto)" if multiplier == "auto" else f"{multiplier:g}"
+    searched = isinstance(settings.learning_rate, str)
+    rate = "a searched learning rate" if searched else f"a peak learning rate of {settings.learning_rate:.2g}"
     return (
         f"Hyperparameters: n_epochs {settings.epochs:g}{auto(asked, 'n_epochs')}, batch_size {settings.batch_size}"
-        f"{auto(asked, 'batch_size')}, learning_rate_multiplier {multiplied}: a peak learning rate of "
-        f"{settings.learning_rate:.2g} on {plan.adapter}; {plan.steps} steps over {plan.rows} examples"
+        f"{auto(asked, 'batch_size')}, learning_rate_multiplier {multiplied}: {rate} "
+        f"on {plan.adapter}; {plan.steps} steps over {plan.rows} examples"
     )
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from residency.config.model import Lora, Run
+from residency.config.model import Full, Lora, Qlora, Run
 from residency.config.resolve import Facts
+from residency.config.section import Auto
 from residency.data.messages import Example, Rendered
 from residency.data.render import Renderer
 from residency.engine.fused import unfit
@@ -77,6 +78,7 @@ def gather(
         busy_cores=busy_cores(),
         bf16_faster=bf16_faster,
         bf16_reason=bf16_reason,
+        fixed_bytes_of=fixed_bytes_of(config, hf_config, model, passes.bytes_per_element),
     )
 
 
@@ -88,6 +90,20 @@ def passes_of(config: Run[Any], hf_config: PreTrainedConfig, facts: ModelFacts, 
     again = speed.recompute_layers if isinstance(speed.recompute_layers, int) else 0
     graphs = fused and facts.parameters <= LARGEST_GRAPH_PARAMETERS
     return Passes(bytes_per_element, fused=fused, fp8=fused and speed.fp8, layers_again=again, graphs=graphs)
+
+
+def fixed_bytes_of(
+    config: Run[Any], hf_config: PreTrainedConfig, model: ModelFacts, bytes_per_element: int
+) -> dict[str, int]:
+    """For each kind that `adapter.kind: auto` may choose, with the rank asked for; a frozen base as it is computed."""
+    if not isinstance(config.adapter, Lora):
+        return {}
+    own = config.adapter.model_dump(exclude={"kind"})
+    found: dict[str, int] = {}
+    for adapter in (Full(), Lora[Auto](**own), Qlora[Auto](**own)):
+        passes = passes_of(config.model_copy(update={"adapter": adapter}), hf_config, model, bytes_per_element)
+        found[adapter.kind] = sum(fixed_bytes(model, adapter, passes).values())
+    return found
 
 
 def longest_tokens(renderer: Renderer, answers: Sequence[str]) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from residency.config.learning_rate import SEARCH_PRICE
 from residency.config.model import ResolvedConfig, RunConfig
 from residency.config.resolve import resolve
 from residency.config.steps import total_steps
@@ -104,6 +105,7 @@ def estimate(config: RunConfig) -> EstimateResult:
     torch.set_num_threads(resolved.speed.threads)
     steps, tokens = total_steps(resolved.train, len(rows)), lengths_of(rows)
     dtype, mean = DTYPES[resolved.speed.precision], tokens["total"] / len(rows)
+    price = SEARCH_PRICE if resolved.train.learning_rate == "search" else 1.0
     model = model_facts(hf_config)
     passes = passes_of(resolved, hf_config, model, dtype.itemsize)
     need = estimate_need(
@@ -112,17 +114,20 @@ def estimate(config: RunConfig) -> EstimateResult:
         passes=replace(passes, accumulated=resolved.train.batch_size * mean > resolved.train.micro_batch_tokens),
         micro_batch_tokens=min(resolved.train.micro_batch_tokens, int(resolved.train.batch_size * mean)),
         trained_share=tokens["trained"] / tokens["total"],
-        total_tokens=int(steps * resolved.train.batch_size * mean),
+        total_tokens=int(price * steps * resolved.train.batch_size * mean),
         row_length=mean,
         matmul_flops=matmul_rate(device(), dtype),
         device=device().type,
     )
-    need = timed(need, resolved, hf_config, rows, steps)
+    need = timed(need, resolved, hf_config, rows, price * steps)
     return EstimateResult(resolved, reasons, steps, need)
 
 
-def timed(need: Estimate, resolved: ResolvedConfig, hf_config: Any, rows: Sequence[Rendered], steps: int) -> Estimate:
-    """With the seconds of real steps in the place of the formula's: over as many rows of a step as pass in a moment."""
+def timed(need: Estimate, resolved: ResolvedConfig, hf_config: Any, rows: Sequence[Rendered], steps: float) -> Estimate:
+    """With the seconds of real steps in the place of the formula's: over as many rows of a step as pass in a moment.
+
+    `steps` are the run's, those of its search included.
+    """
     size = min(resolved.train.batch_size, len(rows))
     order = rows_of_step(0, size, len(rows), resolved.train.seed)
     share = min(1.0, TRIAL_SECONDS / max(need.seconds / steps, 1e-9))

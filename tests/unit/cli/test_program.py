@@ -20,6 +20,7 @@ README = Path(__file__).parents[3] / "README.md"
 COMMANDS = [
     ["advise"],
     ["train"],
+    ["sweep"],
     ["eval"],
     ["chat"],
     ["check"],

@@ -146,7 +146,7 @@ def test_all_problems_are_shown_together_each_with_its_path_and_what_to_do() -> 
     }
     assert problems(values) == [
         "name: must be letters, digits, '.', '_' and '-' only, 100 at most, the first a letter or digit (got 'a b')",
-        "adapter.kind: must be one of lora, qlora, full, peft (got 'lroa'); did you mean lora?",
+        "adapter.kind: must be one of lora, qlora, auto, full, peft (got 'lroa'); did you mean lora?",
         "train.epochs: must be greater than 0, or auto (got -1)",
         "train.batch_size: must be a whole number, or auto (got 'abc')",
         "train.schedule: must be linear, cosine, constant or wsd (got 'lin')",

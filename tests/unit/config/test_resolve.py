@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from residency.config.load import parse_run
-from residency.config.model import ResolvedConfig
+from residency.config.model import Lora, ResolvedConfig
 from residency.config.resolve import Facts, resolve
+from residency.errors import ConfigError, ResourceError
 
 DEMO = Facts(
     hidden_size=576, parameters=134_515_008, context_length=8192, num_rows=1500, longest_row=140, longest_answer=60,
@@ -224,3 +225,46 @@ def test_configuration_needs_no_torch() -> None:
     modules = "residency.config.load, residency.config.resolve"
     program = f"import sys, {modules}; print({{'torch', 'transformers'}} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "set()"
+
+
+SIZES = {"full": 16_000_000_000, "lora": 3_000_000_000, "qlora": 1_500_000_000}
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "why"),
+    [
+        ({"parameters": 134_515_008}, "full", "models under 0.5B"),
+        ({"num_rows": 30_000}, "full", "30000 rows are more than LoRA's capacity"),
+        ({}, "lora", "1500 rows fit LoRA's capacity"),
+        ({"memory_bytes": 8_000_000_000}, "lora", "full fine-tuning does not fit"),
+        ({"memory_bytes": 4_500_000_000}, "qlora", "only a base held in 4 bits fits"),
+    ],
+)
+def test_the_adapter_follows_from_memory_size_and_data(changes: dict[str, Any], kind: str, why: str) -> None:
+    facts = replace(DEMO, **{"parameters": 10**9, "memory_bytes": 40_000_000_000, "fixed_bytes_of": SIZES} | changes)
+    config, reasons = resolved(facts, adapter={"kind": "auto", "alpha": 16})
+    assert config.adapter.kind == kind
+    assert why in reasons["adapter.kind"]
+    assert "full fine-tuning needs 17.5, LoRA 4.5, QLoRA 3.0 of" in reasons["adapter.kind"]
+    if isinstance(config.adapter, Lora):
+        assert config.adapter.alpha == 16
+
+
+def test_what_a_pass_may_hold_follows_from_the_kind_that_was_chosen() -> None:
+    facts = replace(DEMO, parameters=10**9, fixed_bytes=0, fixed_bytes_of=SIZES, memory_bytes=8_000_000_000,
+                    bytes_per_token=3_300_000, layers=32, layer_bytes_per_token=100_000)  # fmt: skip
+    config, reasons = resolved(facts, adapter={"kind": "auto"})
+    assert config.adapter.kind == "lora"
+    assert "need about 6.4 of 8.0 GB" in reasons["speed.recompute_layers"]
+    assert config.train.micro_batch_tokens == 1024  # 3.4 of 6.4 GB are left beside LoRA's 3.0
+
+
+def test_where_nothing_fits_the_need_is_said() -> None:
+    with pytest.raises(ResourceError, match=r"QLoRA 3\.0 of 2\.0 GB"):
+        resolved(replace(DEMO, memory_bytes=2_000_000_000, fixed_bytes_of=SIZES), adapter={"kind": "auto"})
+
+
+def test_a_search_without_held_out_rows_is_refused_before_anything_is_measured() -> None:
+    with pytest.raises(ConfigError, match="held-out rows"):
+        resolved(replace(DEMO, has_eval=False), train={"learning_rate": "search"})
+    assert resolved(train={"learning_rate": "search"})[0].train.learning_rate == "search"

@@ -14,6 +14,7 @@ from peft import LoraConfig, get_peft_model_state_dict
 
 from residency.engine.engine import FULL, Engine
 from residency.engine.optim import StepSettings
+from residency.engine.speed import Speed
 from residency.errors import ResourceError
 from tests.conftest import random_rows, tiny_llama
 
@@ -251,3 +252,40 @@ def test_an_adapter_with_dropout_keeps_its_dropout_beside_a_plain_one() -> None:
         losses = [engine.forward_backward({"two": rows})["two"].total for _ in range(2)]
         engine.step({"two": StepSettings(1e-2)})
     assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_an_adapter_that_is_dropped_leaves_the_others_as_if_it_had_never_been(fused: bool) -> None:
+    def trained(drop: bool) -> list[float]:
+        engine, rows, losses = Engine(tiny_llama(), speed=Speed(fused=fused)), random_rows(4), []
+        for number, name in enumerate(("one", "two", "three") if drop else ("two",)):
+            engine.add_adapter(name, LORA, seed=number if drop else 1)
+        for step in range(6):
+            if drop and step == 3:
+                engine.drop_adapter("one")
+                engine.drop_adapter("three")
+            names = ("one", "two", "three") if drop and step < 3 else ("two",)
+            losses.append(engine.forward_backward(dict.fromkeys(names, rows))["two"].mean)
+            engine.step({name: StepSettings(1e-2) for name in names})
+        return losses
+
+    assert trained(drop=True) == pytest.approx(trained(drop=False), rel=1e-4)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_snapshot_is_put_back_to_the_bit(fused: bool) -> None:
+    engine, rows = Engine(tiny_llama(), speed=Speed(fused=fused)), random_rows(4)
+    engine.add_adapter("one", LORA)
+
+    def steps() -> list[float]:
+        losses = []
+        for _ in range(3):
+            losses.append(engine.forward_backward({"one": rows})["one"].mean)
+            engine.step({"one": StepSettings(1e-2)})
+        return losses
+
+    steps()
+    before = engine.snapshot("one")
+    first = steps()
+    engine.put_back({"one": before})
+    assert steps() == first

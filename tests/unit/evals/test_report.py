@@ -11,6 +11,7 @@ import pytest
 from residency.config.graders import Python, StringCheck
 from residency.data.messages import Example, Origin
 from residency.errors import DataError, RunError
+from residency.evals import plots
 from residency.evals.report import write_report
 from residency.evals.run import Completion, evaluate
 from residency.records import RunFolder
@@ -205,3 +206,11 @@ def test_a_damaged_or_missing_folder_is_an_error(run: RunFolder, tmp_path: Path)
         write_report(run)
     with pytest.raises(RunError, match="no run folder"):
         write_report(RunFolder(tmp_path / "nowhere"))
+
+
+def test_parallel_lines_stand_at_their_values_and_labels_keep_apart() -> None:
+    columns: dict[str, list[float | str]] = {"rank": [4.0, 8.0, 8.0], "kind": ["a", "b", "a"], "loss": [1.0, 1.01, 2.0]}
+    picture = str(plots.parallel(columns, 0))
+    assert "rank" in picture
+    assert ">1.01<" not in picture  # too near to the best one's 1
+    assert ">2<" in picture

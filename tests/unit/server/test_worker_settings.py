@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,11 @@ def test_auto_is_replaced_by_what_runs() -> None:
         "supervised": {"hyperparameters": {
             "n_epochs": 3, "batch_size": 8, "learning_rate_multiplier": 2.0, "lora_rank": 4}},
     }  # fmt: skip
+
+
+def test_a_searched_rate_is_said_to_be_one() -> None:
+    plan = replace(PLAN, settings=PLAN.settings.model_copy(update={"learning_rate": "search"}))
+    assert "learning_rate_multiplier 1 (auto): a searched learning rate on lora;" in mapping_said(job(), plan)
 
 
 def test_the_mapping_is_said() -> None:

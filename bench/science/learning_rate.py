@@ -1,0 +1,235 @@
+"""Does the search find the rate? Five tasks and two seeds against an exhaustive grid.
+
+    python bench/science/learning_rate.py --out bench/results/learning_rate.json [--minutes 9] [--full-seeds 0]
+
+The grid doubles from a sixteenth of the formula's rate to 32 times of it, a rung beyond the search at either end; each
+rate is trained to the end. The search's choice is held against the grid's best by the final held-out loss. Full
+fine-tuning too, for the ratio of the best rates (by a parabola through the best three of the grid). Every part is
+written when it is done, and a second call goes on with the rest; `--minutes` starts no part after that time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tasks import TASKS, rendered
+
+from residency import durable
+from residency.config.learning_rate import learning_rate
+from residency.config.model import Full, Lora, Model, Train
+from residency.data.messages import Rendered
+from residency.data.render import renderer_for
+from residency.engine.adapters import peft_config
+from residency.engine.engine import FULL, Engine
+from residency.models.load import load_model, load_tokenizer, versions
+from residency.records import RunFolder
+from residency.search.arms import Arm, score, train_step
+from residency.search.halving import Search, new_arm, search_side_by_side
+from residency.search.ladder import ladder
+from residency.search.race import search_one_by_one
+
+LOWEST, HIGHEST = -4, 5
+BATCH, HELD_OUT, SEARCHED_WITHIN = 8, 128, 1.05
+LORA = Lora(rank=16)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("bench/results/learning_rate.json"))
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--model", default="smollm2-135m", help="a model's name or folder")
+    parser.add_argument("--tasks", nargs="*", default=list(TASKS))
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1])
+    parser.add_argument("--full-seeds", nargs="*", type=int, default=[0])
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--minutes", type=float, default=1e9)
+    options = parser.parse_args()
+    done: dict[str, Any] = json.loads(options.out.read_text())["parts"] if options.out.exists() else {}
+    began = time.monotonic()
+    cells = [(task, seed, kind) for kind in ("lora", "full") for task in options.tasks
+             for seed in (options.seeds if kind == "lora" else options.full_seeds)]  # fmt: skip
+    for task, seed, kind in cells:
+        name = f"{task}/{seed}/{kind}"
+        if name in done or time.monotonic() - began > 60 * options.minutes:
+            continue
+        done[name] = part(task, seed, kind, options)
+        durable.write_json(options.out, {"conditions": conditions(options), "summary": summary(done), "parts": done})
+        print(
+            name, json.dumps({key: done[name][key] for key in ("chosen", "best", "above_best", "seconds")}), flush=True
+        )
+    print(json.dumps(summary(done), indent=2))
+
+
+def conditions(options: argparse.Namespace) -> dict[str, Any]:
+    own = {"model": options.model, "steps": options.steps, "batch": BATCH, "held_out_rows": HELD_OUT}
+    return own | {"doublings_around_the_formula": [LOWEST, HIGHEST]} | versions()
+
+
+def part(task: str, seed: int, kind: str, options: argparse.Namespace) -> dict[str, Any]:
+    began = time.monotonic()
+    rows = rendered(
+        task, seed, BATCH * options.steps // 2 + HELD_OUT, renderer_for(load_tokenizer(Model(id=options.model)))
+    )
+    train_rows, held_out = rows[HELD_OUT:], rows[:HELD_OUT]
+    settings = Train[Any](epochs=2.0, max_steps=options.steps, batch_size=BATCH, micro_batch_tokens=16384,
+                          learning_rate=1e-3, seed=seed, eval_every_steps=options.steps, patience=None,
+                          save_every_steps=options.steps)  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        engine = new_engine(kind, options)
+        centre = formula(engine, kind, options.steps)
+        found = searched(engine, kind, centre, settings, train_rows, held_out, Path(folder) / "search")
+        del engine
+        release()
+        engine = new_engine(kind, options)
+        grid = exhaustive(engine, kind, centre, settings, train_rows, held_out, Path(folder) / "grid")
+        del engine
+        release()
+    finite = {rate: loss for rate, loss in grid.items() if loss is not None}
+    best, chosen = min(finite, key=lambda rate: finite[rate]), found["chosen"]
+    return found | {
+        "formula": centre, "grid": {f"{rate:.2g}": loss for rate, loss in grid.items()}, "best": best,
+        "best_between": between(finite), "chosen_loss": grid[chosen], "best_loss": finite[best],
+        "above_best": None if grid[chosen] is None else grid[chosen] / finite[best] - 1,  # type: ignore[operator]
+        "seconds": round(time.monotonic() - began, 1),
+    }  # fmt: skip
+
+
+def new_engine(kind: str, options: argparse.Namespace) -> Engine:
+    where = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    gpu = where.startswith("cuda")
+    dtype = torch.bfloat16 if gpu and kind == "lora" else torch.float32
+    model = load_model(Model(id=options.model), dtype=dtype, device=torch.device(where))
+    engine = Engine(model, micro_batch_tokens=16384 if gpu else 4096,
+                    autocast=torch.bfloat16 if gpu and kind == "full" else None)  # fmt: skip
+    if kind == "full":
+        engine.train_all_weights()
+    else:
+        engine.add_adapter("tuned", peft_config(LORA, str(model.name_or_path)))
+    return engine
+
+
+def release() -> None:
+    import gc
+
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def formula(engine: Engine, kind: str, steps: int) -> float:
+    adapter = Full().model_dump() if kind == "full" else LORA.model_dump()
+    config = engine.model.config.get_text_config()
+    return learning_rate(adapter, hidden_size=config.hidden_size, parameters=engine.model.num_parameters(), steps=steps,
+                         batch_size=BATCH)[0]  # fmt: skip
+
+
+def search_of(
+    engine: Engine, settings: Any, rows: list[Rendered], held_out: list[Rendered], kind: str, folder: Path
+) -> Search:
+    def add_arm(name: str) -> None:
+        engine.add_adapter(name, peft_config(LORA, str(engine.model.name_or_path)), seed=settings.seed)
+
+    (folder / "search").mkdir(parents=True)
+    return Search(engine, rows, held_out, settings, RunFolder(folder), add_arm if kind == "lora" else lambda name: None)
+
+
+def searched(
+    engine: Engine,
+    kind: str,
+    centre: float,
+    settings: Any,
+    rows: list[Rendered],
+    held_out: list[Rendered],
+    folder: Path,
+) -> dict[str, Any]:  # fmt: skip
+    search = search_of(engine, settings, rows, held_out, kind, folder)
+    rates = ladder(centre)
+    winner = search_one_by_one(search, rates, centre) if kind == "full" else search_side_by_side(search, rates)
+    return {
+        "chosen": winner.rate,
+        "search_seconds": round(search.seconds, 2),
+        "fates": {f"{one.learning_rate:.2g}": one.fate for one in search.fates.values()},
+        "scores": {f"{one.learning_rate:.2g}": one.scores for one in search.fates.values()},
+    }
+
+
+def exhaustive(
+    engine: Engine,
+    kind: str,
+    centre: float,
+    settings: Any,
+    rows: list[Rendered],
+    held_out: list[Rendered],
+    folder: Path,
+) -> dict[float, float | None]:  # fmt: skip
+    """The final held-out loss of each rate; None where it was lost."""
+    search = search_of(engine, settings, rows, held_out, kind, folder)
+    rates = [float(f"{centre * 2.0**power:.2g}") for power in range(LOWEST, HIGHEST + 1)]
+    arms = [new_arm(search, f"candidate-{number}", rate) for number, rate in enumerate(rates)]
+    if kind == "lora":
+        for arm in arms:
+            search.add_arm(arm.name)
+        run_to_end(engine, arms)
+        return {arm.rate: final_loss(engine, arm, held_out) for arm in arms}
+    start, found = engine.snapshot(FULL), {}
+    for arm in arms:
+        arm.engine_name = FULL
+        engine.put_back({FULL: start})
+        run_to_end(engine, [arm])
+        found[arm.rate] = final_loss(engine, arm, held_out)
+    return found
+
+
+def run_to_end(engine: Engine, arms: list[Arm]) -> None:
+    going = list(arms)
+    for _ in range(arms[0].total):
+        train_step(engine, going)
+        for arm in [arm for arm in going if arm.failure]:
+            going.remove(arm)
+        if not going:
+            return
+
+
+def final_loss(engine: Engine, arm: Arm, held_out: list[Rendered]) -> float | None:
+    loss = score(engine, arm.engine_name, held_out).mean
+    return loss if arm.failure is None and math.isfinite(loss) else None
+
+
+def between(losses: dict[float, float]) -> float:
+    """The rate at the bottom of a parabola through the grid's best and its neighbours, over the logarithm."""
+    rates = sorted(losses)
+    place = min(range(len(rates)), key=lambda i: losses[rates[i]])
+    near = rates[max(0, place - 1) : place + 2]
+    if len(near) < 3:
+        return rates[place]
+    a, b, _ = np.polyfit(np.log2(near), [losses[rate] for rate in near], 2)
+    return float(2 ** np.clip(-b / (2 * a), np.log2(near[0]), np.log2(near[2]))) if a > 0 else rates[place]
+
+
+def summary(parts: dict[str, Any]) -> dict[str, Any]:
+    above = {name: one["above_best"] for name, one in parts.items()}
+    pairs = {
+        name: parts[twin]["best_between"] / one["best_between"]
+        for name, one in parts.items()
+        if name.endswith("/full") and (twin := name.replace("/full", "/lora")) in parts
+    }
+    lora = [value for name, value in above.items() if name.endswith("/lora")]
+    return {
+        "parts": len(parts),
+        "within_5_percent": sum(value is not None and value <= SEARCHED_WITHIN - 1 for value in above.values()),
+        "within_1_percent": sum(value is not None and value <= 0.01 for value in above.values()),
+        "lora_worst_above_best": None if None in lora or not lora else max(lora),
+        "diverged_choices": sum(value is None for value in above.values()),
+        "lora_to_full_ratios": {name.removesuffix("/full"): round(ratio, 1) for name, ratio in pairs.items()},
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""What a search over eight learning rates costs, against one run, and against the same search one after another.
+
+    python bench/science/search_price.py CASE [CASE ...] --out bench/results/search_price.json [--steps 235]
+
+A case is `demo` (the starter model; the smart-home rows where they were made, else rows like them), or a shape of
+gpu_models.py with random weights and rows of 128 random tokens, 8 a step: smollm2-135m, llama32-1b. Wall time from the
+start of training to its end, measurements and checkpoints included, loading excluded. The one run has the rate that the
+search chose; `sequential` trains each candidate alone for the steps it was trained in the search, and compares its
+losses step by step. Each case is written when it is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tasks import rendered
+
+from residency import durable
+from residency.config.learning_rate import learning_rate
+from residency.config.model import Lora, Model, Train
+from residency.data.messages import Origin, Rendered
+from residency.data.render import renderer_for
+from residency.data.validate import load_examples
+from residency.engine.adapters import ADAPTER, peft_config
+from residency.engine.engine import Engine
+from residency.engine.optim import StepSettings
+from residency.methods import sft
+from residency.models.load import load_model, load_tokenizer, versions
+from residency.records import RunFolder
+from residency.search.arms import train_step
+from residency.search.halving import Search, new_arm, search_side_by_side
+from residency.search.ladder import ladder
+from residency.search.learning_rate import promote
+
+ROOT = Path(__file__).resolve().parents[2]
+LORA = Lora(rank=16)
+BATCH = 8
+RANDOM_CENTRE = 1e-5
+"""Random rows teach nothing: rates so low that none is lost."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="+")
+    parser.add_argument("--out", type=Path, default=Path("bench/results/search_price.json"))
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--model", default="smollm2-135m", help="the demo's model: a name or a folder")
+    parser.add_argument("--steps", type=int, default=235, help="of the demo's 1.25 epochs of 1,500 rows")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    if options.device == "auto":
+        options.device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_num_threads(options.threads)
+    found: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
+    for case in options.cases:
+        name = f"{case}/{options.device.split(':')[0]}/{options.steps}"
+        if name not in found:
+            found[name] = measure(case, options)
+            durable.write_json(options.out, found)
+        print(name, json.dumps({k: v for k, v in found[name].items() if k != "candidates"}, indent=2), flush=True)
+
+
+def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
+    rows, held_out = data(case, options)
+    settings = Train[Any](epochs=1e6, max_steps=options.steps, batch_size=BATCH, micro_batch_tokens=16384,
+                          learning_rate=1e-3, eval_every_steps=max(1, options.steps // 6), patience=None,
+                          save_every_steps=max(1, options.steps // 6))  # fmt: skip
+    engine = new_engine(case, options)
+    warm_up(engine, rows)
+    engine = fresh(case, options, engine)
+    rates = ladder(RANDOM_CENTRE if case != "demo" else formula(engine, options.steps))
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunFolder(Path(folder) / "searched")
+        search, winner, search_seconds, rest_seconds = searched(engine, rates, settings, rows, held_out, run)
+        fates = sorted(search.fates.values(), key=lambda one: one.learning_rate)
+        engine = fresh(case, options, engine)
+        alone = RunFolder(Path(folder) / "alone")
+        alone.path.mkdir()
+        at_its_rate = settings.model_copy(update={"learning_rate": winner})
+        one_seconds = timed(lambda: sft.train(engine, ADAPTER, rows, held_out, at_its_rate, alone))
+        winner_differs = largest_difference(losses(run), losses(alone))
+        engine = fresh(case, options, engine)
+        sequential, differs = one_after_another(engine, search, settings, rows, held_out, Path(folder) / "sequential")
+    return {
+        "chosen": winner, "steps": options.steps, "one_run_seconds": one_seconds,
+        "searched_run_seconds": search_seconds + rest_seconds,
+        "price": (search_seconds + rest_seconds) / one_seconds, "search_seconds": search_seconds,
+        "same_steps_one_after_another_seconds": sequential, "eight_runs_seconds": 8 * one_seconds,
+        "winner_loss_differs_by": winner_differs, "candidates_loss_differs_by": differs,
+        "tokens_seen": {f"{one.learning_rate:.2g}": one.tokens for one in fates},
+        "extra_tokens": search.extra_tokens,
+        "candidates": [one.model_dump() for one in fates],
+        "conditions": {"on": device_name(options), "batch": BATCH, "rank": LORA.rank, "held_out": len(held_out)}
+        | versions(),
+    }  # fmt: skip
+
+
+def data(case: str, options: argparse.Namespace) -> tuple[list[Rendered], list[Rendered]]:
+    if case != "demo":
+        from gpu_models import SHAPES
+
+        draw, vocabulary = np.random.default_rng(0), SHAPES[case]["vocab_size"]
+        trained = np.arange(128) > 0
+        rows = [Rendered(draw.integers(3, vocabulary, 128).astype(np.int32), trained, Origin("random", i + 1))
+                for i in range(BATCH * options.steps + 64)]  # fmt: skip
+        return rows[64:], rows[:64]
+    renderer = renderer_for(load_tokenizer(Model(id=options.model)))
+    folder = ROOT / "examples" / "smart-home" / "data"
+    if folder.is_dir() and options.model == "smollm2-135m":
+        parts = [
+            renderer.render_all(load_examples(str(folder / f"{name}.jsonl")).examples) for name in ("train", "eval")
+        ]
+        return parts[0], parts[1]
+    rows = rendered("home", 0, 1100, renderer)
+    return rows[100:], rows[:100]
+
+
+def new_engine(case: str, options: argparse.Namespace) -> Engine:
+    gpu = options.device.startswith("cuda")
+    if case == "demo":
+        model = load_model(Model(id=options.model), dtype=torch.bfloat16 if gpu else torch.float32,
+                           device=torch.device(options.device))  # fmt: skip
+    else:
+        from gpu_models import random_model
+
+        model = random_model(case, torch.bfloat16 if gpu else torch.float32, options.device)
+    engine = Engine(model, micro_batch_tokens=16384 if gpu else 4096)
+    engine.add_adapter(ADAPTER, peft_config(LORA, str(model.name_or_path)))
+    return engine
+
+
+def fresh(case: str, options: argparse.Namespace, engine: Engine) -> Engine:
+    """A new engine once the old one's memory is free."""
+    engine.model = None
+    engine.__dict__.clear()
+    gc.collect()
+    torch.cuda.empty_cache()
+    return new_engine(case, options)
+
+
+def warm_up(engine: Engine, rows: list[Rendered]) -> None:
+    """Kernels are compiled on first use, once for a machine."""
+    for number in range(7):
+        engine.add_adapter(f"warm-{number}", peft_config(LORA, str(engine.model.name_or_path)))
+        names = [ADAPTER, *(f"warm-{n}" for n in range(number + 1))]
+        if len(names) in (2, 4, 8):
+            for _ in range(2):
+                engine.forward_backward(dict.fromkeys(names, rows[:BATCH]))
+                engine.step({name: StepSettings(1e-6) for name in names})
+            engine.logprobs(names[-1], rows[:BATCH])
+
+
+def formula(engine: Engine, steps: int) -> float:
+    config = engine.model.config.get_text_config()
+    return learning_rate(LORA.model_dump(), hidden_size=config.hidden_size, parameters=engine.model.num_parameters(),
+                         steps=steps, batch_size=BATCH)[0]  # fmt: skip
+
+
+def search_of(engine: Engine, settings: Any, rows: list[Rendered], held_out: list[Rendered], run: RunFolder) -> Search:
+    def add_arm(name: str) -> None:
+        engine.add_adapter(name, peft_config(LORA, str(engine.model.name_or_path)), seed=settings.seed)
+
+    search = Search(engine, rows, held_out, settings, run, add_arm)
+    search.record.path.mkdir(parents=True)
+    return search
+
+
+def searched(
+    engine: Engine, rates: list[float], settings: Any, rows: list[Rendered], held_out: list[Rendered], run: RunFolder
+) -> tuple[Search, float, float, float]:
+    search = search_of(engine, settings, rows, held_out, run)
+    began = time.monotonic()
+    winner = search_side_by_side(search, rates)
+    promote(search, winner)
+    engine.drop_adapter(winner.name)
+    middle = time.monotonic()
+    search.fates[winner.name] = search.fates[winner.name].model_copy(
+        update={"steps": winner.state.step, "tokens": winner.state.tokens, "fate": "chosen"}
+    )
+    sft.train(engine, ADAPTER, rows, held_out, settings.model_copy(update={"learning_rate": winner.rate}), run)
+    synchronize()
+    return search, winner.rate, middle - began, time.monotonic() - middle
+
+
+def one_after_another(
+    engine: Engine, search: Search, settings: Any, rows: list[Rendered], held_out: list[Rendered], folder: Path
+) -> tuple[float, dict[str, float]]:
+    """Seconds, and for each candidate the largest relative difference of a loss from the one side by side."""
+    alone = search_of(engine, settings, rows, held_out, RunFolder(folder))
+    differs, seconds = {}, 0.0
+    for one in search.fates.values():
+        if not one.steps:
+            continue
+        alone.add_arm(one.name)
+        arm = new_arm(alone, one.name, one.learning_rate)
+        began = time.monotonic()
+        for _ in range(one.steps):
+            train_step(engine, [arm])
+        synchronize()
+        seconds += time.monotonic() - began
+        engine.drop_adapter(one.name)
+        together = losses(RunFolder(search.record / one.name))
+        differs[f"{one.learning_rate:.2g}"] = largest_difference(together, losses(arm.record))
+    return seconds, differs
+
+
+def losses(run: RunFolder) -> list[float]:
+    return [metric.loss for metric in run.metrics() if metric.split == "train"]
+
+
+def largest_difference(one: list[float], other: list[float]) -> float:
+    assert one
+    assert len(one) == len(other)
+    return max(abs(a - b) / max(abs(b), 1e-9) for a, b in zip(one, other, strict=True))
+
+
+def timed(work: Any) -> float:
+    began = time.monotonic()
+    work()
+    synchronize()
+    return time.monotonic() - began
+
+
+def synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def device_name(options: argparse.Namespace) -> str:
+    return torch.cuda.get_device_name() if options.device.startswith("cuda") else f"CPU, {options.threads} threads"
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT / "bench"))
+    main()

@@ -1,0 +1,180 @@
+"""Arms: candidates trained side by side, each with an adapter of its own on one frozen base.
+
+Every step of all arms is one `forward_backward` over their batches. An arm is trained exactly as it would be alone: the
+same rows in the same order, the same replay and schedule, its own clipping, its own optimizer. To be compared in the
+middle of their training, arms are scored cooled down: a copy goes on for some steps while its rate falls to zero. High
+rates look worse than they are until they have fallen (arXiv 2405.18392), and by unequal amounts.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from residency.config.model import Train
+from residency.config.section import Final
+from residency.config.steps import total_steps
+from residency.data.messages import Rendered
+from residency.engine.checkpoint import Progress
+from residency.engine.engine import Engine, Loss
+from residency.engine.optim import StepSettings, learning_rate_at
+from residency.errors import TrainingError
+from residency.methods.keep import NOTHING, REPLAY_WEIGHT, Keep, replay, replayed
+from residency.methods.order import rows_of_step
+from residency.methods.row_losses import note_losses
+from residency.methods.sft import advanced, require_finite, require_no_explosion
+from residency.records import Metric, RunFolder
+
+COOL_DOWN_SHARE = 0.1
+"""Of the steps so far."""
+LONGEST_COOL_DOWN_SHARE = 0.02
+"""Of the whole run."""
+FEWEST_COOL_DOWN_STEPS = 3
+
+
+@dataclass(slots=True, eq=False)
+class Arm:
+    name: str
+    """Of its folder, and of its adapter in the engine."""
+    settings: Train[Final]
+    rows: Sequence[Rendered]
+    record: RunFolder
+    """Where its metrics go."""
+    state: Progress
+    failure: str | None = None
+    """Why it cannot go on: what would have ended a run."""
+    engine_name: str = ""
+    """Where it is not `name`: arms of full fine-tuning take turns as the engine's model."""
+    keep: Keep = NOTHING
+    """What is replayed beside its rows."""
+
+    def __post_init__(self) -> None:
+        self.engine_name = self.engine_name or self.name
+
+    @property
+    def rate(self) -> float:
+        assert not isinstance(self.settings.learning_rate, str)
+        return self.settings.learning_rate
+
+    @property
+    def total(self) -> int:
+        return total_steps(self.settings, len(self.rows))
+
+    def batch(self, step: int) -> list[Rendered]:
+        chosen = rows_of_step(step, self.settings.batch_size, len(self.rows), self.settings.seed)
+        return [self.rows[i] for i in chosen]
+
+    def rate_at(self, step: int) -> float:
+        return learning_rate_at(step, self.total, self.rate, self.settings.schedule, self.settings.warmup_share)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Held-out rows under one arm, row by row, so that arms can be compared in pairs."""
+
+    losses: NDArray[np.float64]
+    """Shape (rows,): the sum over the row's trained tokens, in nats."""
+    tokens: NDArray[np.float64]
+
+    @property
+    def mean(self) -> float:
+        return float(self.losses.sum() / max(1.0, self.tokens.sum()))
+
+
+def standard_error(one: Score, other: Score) -> float:
+    """Of the difference of the two means over the same rows (a ratio of sums: linearised)."""
+    difference = one.losses - other.losses
+    count, tokens = len(difference), one.tokens.sum()
+    residual = difference - difference.sum() / tokens * one.tokens
+    return float(math.sqrt(count / max(1, count - 1) * float((residual**2).sum())) / tokens)
+
+
+def train_step(engine: Engine, arms: Sequence[Arm]) -> None:
+    """One step of each arm. One whose loss is lost gets a `failure` instead; the others go on."""
+    began = time.monotonic()
+    batches = {arm.engine_name: arm.batch(arm.state.step) for arm in arms}
+    rates = {arm.engine_name: arm.rate_at(arm.state.step) for arm in arms}
+    losses = engine.forward_backward(batches)
+    for arm in arms:
+        replay(engine, arm.engine_name, arm.keep, arm.state, arm.settings.batch_size, arm.settings.seed, arm.record)
+    norms = engine.step({arm.engine_name: _settings(arm, rates[arm.engine_name]) for arm in arms})
+    measured = {name: (losses[name], float(norms[name])) for name in batches}
+    seconds = (time.monotonic() - began) / len(arms)
+    for arm in arms:
+        name = arm.engine_name
+        try:
+            _note(engine, arm, batches[name], *measured[name], rates[name], seconds)
+        except TrainingError as error:
+            arm.failure = error.message
+
+
+def _settings(arm: Arm, rate: float) -> StepSettings:
+    return StepSettings(rate, arm.settings.weight_decay, arm.settings.max_grad_norm)
+
+
+def _note(
+    engine: Engine, arm: Arm, batch: Sequence[Rendered], loss: Loss, norm: float, rate: float, seconds: float
+) -> None:
+    tokens = sum(len(row) for row in batch)
+    require_finite(loss.mean, arm.state, "loss")
+    require_finite(norm, arm.state, "gradient")
+    note_losses(arm.record, arm.state.step, batch, loss.by_row)
+    arm.state = state = advanced(arm.state, engine, loss, tokens, seconds)
+    arm.record.append("metrics.jsonl", Metric(
+        step=state.step, epoch=state.step * arm.settings.batch_size / len(arm.rows), split="train", loss=loss.mean,
+        tokens=loss.tokens, token_accuracy=loss.correct / max(1, loss.tokens), learning_rate=rate, grad_norm=norm,
+        tokens_per_second=tokens / seconds, seconds=state.seconds))  # fmt: skip
+    require_no_explosion(state)
+
+
+def cool_down(engine: Engine, arms: Sequence[Arm]) -> int:
+    """Lets each arm's rate fall to zero over further steps; the caller restores its weights afterwards.
+
+    Returns the tokens that passed.
+    """
+    passed = 0
+    for number in range(max(cool_down_steps(arm) for arm in arms)):
+        here = [arm for arm in arms if number < cool_down_steps(arm)]
+        batches = {arm.engine_name: arm.batch(arm.state.step + number) for arm in here}
+        engine.forward_backward(batches)
+        for arm in here:
+            if rows := replayed(arm.keep, arm.state.step + number, arm.settings.batch_size, arm.settings.seed):
+                engine.pull(arm.engine_name, rows, REPLAY_WEIGHT)
+        engine.step({arm.engine_name: _settings(arm, _cooling_rate(arm, number)) for arm in here})
+        passed += sum(len(row) for batch in batches.values() for row in batch)
+    return passed
+
+
+def _cooling_rate(arm: Arm, number: int) -> float:
+    return arm.rate_at(arm.state.step) * (1 - (number + 1) / (cool_down_steps(arm) + 1))
+
+
+def cool_down_steps(arm: Arm) -> int:
+    """0 where the schedule has ended: there the rate has fallen by itself."""
+    if arm.state.step >= arm.total:
+        return 0
+    steps = round(min(COOL_DOWN_SHARE * arm.state.step, LONGEST_COOL_DOWN_SHARE * arm.total))
+    return min(max(FEWEST_COOL_DOWN_STEPS, steps), arm.total - arm.state.step)
+
+
+def score(engine: Engine, name: str, held_out: Sequence[Rendered]) -> Score:
+    scores = engine.logprobs(name, held_out)
+    losses = [-float(one.logprobs.sum(dtype=np.float64)) for one in scores]
+    return Score(np.array(losses), np.array([len(one.logprobs) for one in scores], np.float64))
+
+
+def save_arms(engine: Engine, arms: Sequence[Arm], folder: Path) -> None:
+    for arm in arms:
+        (folder / arm.name).mkdir()
+        engine.save(arm.name, folder / arm.name)
+
+
+def restore_arms(engine: Engine, arms: Sequence[Arm], folder: Path) -> None:
+    for arm in arms:
+        engine.restore(arm.name, folder / arm.name)

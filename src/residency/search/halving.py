@@ -1,0 +1,269 @@
+"""The search side by side: all candidates in the same passes, and the worse half given up at each mark."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pydantic import Field
+
+from residency.config.model import Train
+from residency.config.section import Final
+from residency.config.steps import total_steps
+from residency.data.messages import Rendered
+from residency.engine.checkpoint import Checkpoints, Progress, random_state, set_random_state
+from residency.engine.engine import Engine
+from residency.errors import Interrupted, TrainingError
+from residency.methods.keep import NOTHING, Keep, forgotten
+from residency.methods.signals import stop_requests
+from residency.progress import track
+from residency.records import Candidate, RunFolder
+from residency.search.arms import Arm, Score, cool_down, restore_arms, save_arms, score, standard_error, train_step
+from residency.search.ladder import bearable, probe
+
+MARKS = ((0.05, 4), (0.2, 2), (0.5, 1))
+"""At this share of the steps so many candidates are left. Of eight, 2.1 runs' worth of steps are trained in all."""
+FEWEST_STEPS = 8
+"""No mark comes before."""
+SAVE_EVERY_SECONDS = 60.0
+"""Most that a kill can cost."""
+KEEP = 2
+
+
+class SearchProgress(Progress):
+    """`step`, `seconds` and `rng` are the search's own."""
+
+    arms: dict[str, Progress] = Field(default_factory=dict)
+    candidates: list[Candidate] = Field(default_factory=list)
+    extra_tokens: int = 0
+    """Of the probe and the cool-downs."""
+
+
+@dataclass(slots=True, eq=False)
+class Search:
+    """One search and where it stands."""
+
+    engine: Engine
+    rows: Sequence[Rendered]
+    held_out: Sequence[Rendered]
+    settings: Train[Final]
+    run: RunFolder
+    add_arm: Callable[[str], None]
+    """Adds an adapter of that name, as the run's own begins."""
+    keep: Keep = NOTHING
+    """What the run does against forgetting; the candidates do it too."""
+    arms: list[Arm] = field(default_factory=list)
+    fates: dict[str, Candidate] = field(default_factory=dict)
+    extra_tokens: int = 0
+    seconds: float = 0.0
+    step: int = 0
+    saved_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def total(self) -> int:
+        return total_steps(self.settings, len(self.rows))
+
+    @property
+    def keeps_budget(self) -> Callable[[str], bool] | None:
+        """Whether what the engine trains under a name, cooled down, forgets no more than it may. None where the run has
+        no budget that it stops at."""
+        if not (self.keep.stop and self.keep.watched):
+            return None
+        return lambda name: forgotten(self.engine, name, self.keep).value <= self.keep.budget
+
+    @property
+    def record(self) -> RunFolder:
+        """Where the search keeps its files."""
+        return RunFolder(self.run / "search", self.run.listener)
+
+
+def marks(total: int) -> list[tuple[int, int]]:
+    """(step, candidates left), by rising step; of two at one step the stricter."""
+    found: dict[int, int] = {}
+    for share, left in MARKS:
+        found[min(total, max(FEWEST_STEPS, math.ceil(share * total)))] = left
+    return sorted(found.items())
+
+
+def search_side_by_side(search: Search, rates: Sequence[float]) -> Arm:
+    """The winner, trained up to where the search ended; its adapter is the only one of the search left.
+
+    Raises Interrupted after a signal (a checkpoint is left), TrainingError where no candidate keeps its loss.
+    """
+    checkpoints = Checkpoints(search.record, KEEP, SearchProgress)
+    if not resume(search, checkpoints):
+        begin(search, rates)
+    for step, left in marks(search.total):
+        if step < search.step or len(search.arms) == 1:
+            continue
+        train_until(search, step, checkpoints)
+        if len(search.arms) > left:
+            cut(search, left)
+    return search.arms[0]
+
+
+def begin(search: Search, rates: Sequence[float]) -> None:
+    for number, rate in enumerate(rates, 1):
+        search.fates[f"candidate-{number}"] = Candidate(name=f"candidate-{number}", learning_rate=rate)
+    lowest = add_arm(search, "candidate-1")
+    start = search.engine.snapshot(lowest.name)
+    losses = probe(search.engine, lowest, rates)
+    search.engine.put_back({lowest.name: start})
+    search.extra_tokens += len(losses) * sum(len(row) for row in lowest.batch(0))
+    usable = bearable(losses)
+    said = probe_sentence(losses, rates, usable)
+    search.run.say("range_probe", said, losses=[shown(loss) for loss in losses], rates=list(rates))
+    for name, candidate in list(search.fates.items()):
+        if candidate.learning_rate in rates[usable:]:
+            search.fates[name] = candidate.model_copy(update={"fate": "its loss rose in the range probe"})
+        elif name != lowest.name:
+            add_arm(search, name)
+
+
+def add_arm(search: Search, name: str) -> Arm:
+    search.add_arm(name)
+    arm = new_arm(search, name, search.fates[name].learning_rate)
+    search.arms.append(arm)
+    return arm
+
+
+def shown(loss: float) -> float | None:
+    return round(loss, 4) if math.isfinite(loss) else None
+
+
+def probe_sentence(losses: Sequence[float], rates: Sequence[float], usable: int) -> str:
+    said = f"range probe: one step each with {len(rates)} rates from {rates[0]:.2g} to {rates[-1]:.2g}"
+    if usable == len(rates):
+        return f"{said}; none diverged"
+    return f"{said}; the loss rose from {rates[usable]:.2g} on, so {len(rates) - usable} are dropped"
+
+
+def new_arm(search: Search, name: str, rate: float) -> Arm:
+    record = RunFolder(search.record / name)
+    record.path.mkdir(parents=True, exist_ok=True)
+    settings = search.settings.model_copy(update={"learning_rate": rate})
+    state = Progress(micro_batch_tokens=search.engine.micro_batch_tokens)
+    return Arm(name, settings, search.rows, record, state, keep=search.keep)
+
+
+def resume(search: Search, checkpoints: Checkpoints) -> bool:
+    """Goes on from the newest whole checkpoint, with the candidates that were left there."""
+    found = checkpoints.newest()
+    if found is None:
+        for file in search.record.path.glob("*/metrics.jsonl"):
+            file.unlink()
+        return False
+    state, folder = found
+    assert isinstance(state, SearchProgress)
+    search.fates = {one.name: one for one in state.candidates}
+    search.step, search.seconds, search.extra_tokens = state.step, state.seconds, state.extra_tokens
+    for name, progress in state.arms.items():
+        arm = add_arm(search, name)
+        arm.state = progress
+        arm.record.keep_metrics(progress.step)
+    restore_arms(search.engine, search.arms, folder)
+    search.engine.micro_batch_tokens = state.micro_batch_tokens
+    set_random_state(state.rng)
+    said = f"the search goes on after step {state.step} with {len(search.arms)} candidates"
+    rates = [one.learning_rate for one in state.candidates]
+    search.run.say("search_resumed", said, step=state.step, kept=list(state.arms), rates=rates)
+    return True
+
+
+def save(search: Search, checkpoints: Checkpoints) -> None:
+    state = SearchProgress(
+        step=search.step, seconds=search.seconds, micro_batch_tokens=search.engine.micro_batch_tokens,
+        rng=random_state(), arms={arm.name: arm.state for arm in search.arms}, candidates=list(search.fates.values()),
+        extra_tokens=search.extra_tokens,
+    )  # fmt: skip
+    checkpoints.save(state, lambda folder: save_arms(search.engine, search.arms, folder))
+    search.saved_at = time.monotonic()
+
+
+def train_until(search: Search, step: int, checkpoints: Checkpoints) -> None:
+    note = f"{len(search.arms)} learning rates side by side"
+    with stop_requests() as stop_requested, track(note, step) as advance:
+        advance(search.step)
+        while search.step < step:
+            began = time.monotonic()
+            train_step(search.engine, search.arms)
+            search.step += 1
+            for arm in [arm for arm in search.arms if arm.failure]:
+                give_up(search, arm, arm.failure or "")
+            search.seconds += time.monotonic() - began
+            if not search.arms:
+                raise TrainingError("every learning rate of the search lost its loss", code="loss_exploded",
+                                    hint="look at the data, or set a lower train.learning_rate yourself")  # fmt: skip
+            advance(note=f"best loss {min(arm.state.recent_losses[-1] for arm in search.arms):.3f}")
+            signal, overdue = stop_requested(), time.monotonic() - search.saved_at > SAVE_EVERY_SECONDS
+            if signal or overdue:
+                save(search, checkpoints)
+            if signal:
+                raise Interrupted(f"{signal} after step {search.step} of the search; everything is saved",
+                                  hint="go on with the same command and --resume")  # fmt: skip
+
+
+def cut(search: Search, left: int) -> None:
+    """Scores all arms cooled down, keeps the best `left`, and puts these back to where they were."""
+    began = time.monotonic()
+    before = {arm.name: search.engine.snapshot(arm.name) for arm in search.arms}
+    search.extra_tokens += cool_down(search.engine, search.arms)
+    scores = {arm.name: score(search.engine, arm.name, search.held_out) for arm in search.arms}
+    for arm in search.arms:
+        noted = search.fates[arm.name].scores | {search.step: scores[arm.name].mean}
+        search.fates[arm.name] = search.fates[arm.name].model_copy(update={"scores": noted})
+    kept = survivors(search.arms, scores, left, search.keeps_budget)
+    search.run.say("search_cut", cut_sentence(search, scores, kept), step=search.step, kept=kept,
+                      losses={name: shown(one.mean) for name, one in scores.items()})  # fmt: skip
+    for arm in [arm for arm in search.arms if arm.name not in kept]:
+        give_up(search, arm, f"held-out loss {scores[arm.name].mean:.4f} after {search.step} steps")
+    search.engine.put_back({name: before[name] for name in kept})
+    search.seconds += time.monotonic() - began
+
+
+def survivors(
+    arms: Sequence[Arm], scores: Mapping[str, Score], left: int, keeps_budget: Callable[[str], bool] | None
+) -> list[str]:
+    """The `left` lowest losses, of equal ones the lower rate; the last one is chosen more carefully.
+
+    It is the lowest rate within one standard error of the best, and of those one that keeps the budget, because a lower
+    rate forgets less. Where none of them keeps it, the lowest rate of all that does, or else the lowest rate.
+    """
+    ranked = sorted(arms, key=lambda arm: (not math.isfinite(scores[arm.name].mean), scores[arm.name].mean, arm.rate))
+    if left > 1:
+        return [arm.name for arm in ranked[:left]]
+    best = scores[ranked[0].name]
+    near = [
+        arm for arm in arms
+        if scores[arm.name].mean - best.mean <= standard_error(scores[arm.name], best) or arm is ranked[0]
+    ]  # fmt: skip
+    rising = sorted(near, key=lambda arm: arm.rate)
+    if keeps_budget is None:
+        return [rising[0].name]
+    others = sorted((arm for arm in arms if arm not in near), key=lambda arm: arm.rate)
+    keeping = next((arm for arm in [*rising, *others] if keeps_budget(arm.name)), None)
+    return [(keeping or min(arms, key=lambda arm: arm.rate)).name]
+
+
+def cut_sentence(search: Search, scores: Mapping[str, Score], kept: Sequence[str]) -> str:
+    losses = ", ".join(
+        f"{arm.rate:.2g} {scores[arm.name].mean:.4f}{'' if arm.name in kept else ' (given up)'}" for arm in search.arms
+    )
+    return f"after {search.step} of {search.total} steps, held-out loss by learning rate: {losses}"
+
+
+def give_up(search: Search, arm: Arm, why: str) -> None:
+    search.arms.remove(arm)
+    note_fate(search, arm, why)
+    if arm.failure:
+        search.run.say("candidate_lost", f"learning rate {arm.rate:.2g} is given up: {why}", level="warning",
+                          learning_rate=arm.rate)  # fmt: skip
+    search.engine.drop_adapter(arm.name)
+
+
+def note_fate(search: Search, arm: Arm, fate: str) -> None:
+    search.fates[arm.name] = search.fates[arm.name].model_copy(
+        update={"steps": arm.state.step, "tokens": arm.state.tokens, "fate": fate}
+    )

@@ -1,0 +1,72 @@
+"""The live view draws what a folder holds, and nothing where nobody watches."""
+
+from __future__ import annotations
+
+from io import StringIO
+from pathlib import Path
+
+from rich.console import Console
+
+from residency import progress
+from residency.cli.live import Curve, View, live_view, sparkline
+from residency.records import Event, Metric, RunFolder
+
+
+def measured(folder: Path, step: int, loss: float, split: str = "train") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    metric = {"step": step, "epoch": 0.1, "split": split, "loss": loss, "tokens": 10, "seconds": 1.0}
+    RunFolder(folder).append("metrics.jsonl", Metric.model_validate(metric | {"tokens_per_second": 1234.0}))
+
+
+def drawn(view: View) -> str:
+    console = Console(width=140, record=True, file=StringIO())
+    console.print(view)
+    return console.export_text()
+
+
+def test_a_curve_of_many_values_has_one_block_for_each_part_of_them() -> None:
+    assert sparkline([3.0, 2.0, 1.0]) == "█▅▁"
+    assert sparkline([1.0, 1.0]) == "▁▁"
+    assert len(sparkline([float(value) for value in range(1000)])) == 32
+
+
+def test_a_metrics_file_is_read_on_as_it_grows_and_anew_where_a_resumed_run_has_cut_it(tmp_path: Path) -> None:
+    measured(tmp_path, 1, 3.0)
+    curve = Curve(tmp_path / "metrics.jsonl")
+    curve.read_on()
+    with curve.file.open("ab") as file:
+        file.write(b'{"step": 2, "spl')  # a line that is being written
+    curve.read_on()
+    assert curve.losses == [3.0]
+    measured(tmp_path, 2, 2.0)
+    measured(tmp_path, 2, 2.5, "eval")
+    curve.read_on()
+    assert (curve.losses, curve.held_out, curve.step) == ([3.0, 2.0], [2.5], 2)
+    RunFolder(tmp_path).keep_metrics(1)
+    curve.read_on()
+    assert (curve.losses, curve.held_out) == ([3.0], [])
+
+
+def test_candidates_are_shown_by_their_rate_and_with_why_they_were_given_up(tmp_path: Path) -> None:
+    view = View()
+    measured(tmp_path / "search" / "candidate-1", 8, 2.0)
+    measured(tmp_path / "search" / "candidate-2", 8, 1.0)
+    view.hear(Event(kind="run", message="", data={"path": str(tmp_path)}))
+    view.hear(Event(kind="range_probe", message="", data={"rates": [1e-4, 2e-4]}))
+    losses = {"candidate-1": 2.1, "candidate-2": 1.1}
+    view.hear(Event(kind="search_cut", message="", data={"kept": ["candidate-2"], "losses": losses}))
+    text = drawn(view)
+    assert "rate 0.0001" in text
+    assert "given up: held-out loss 2.1000" in text
+    assert text.index("rate 0.0002") < text.index("rate 0.0001")
+    assert "1,234" in text
+    view.hear(Event(kind="search", message="", data={"learning_rate": 2e-4}))
+    assert "chosen" in drawn(view)
+
+
+def test_where_nobody_watches_the_listener_is_the_one_given() -> None:
+    heard: list[Event] = []
+    assert not progress.enabled
+    with live_view(heard.append) as listener:
+        listener(Event(kind="run", message="x", data={"path": "x"}))
+    assert [event.message for event in heard] == ["x"]
