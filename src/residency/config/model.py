@@ -173,7 +173,7 @@ class Speed(Section, Generic[A]):
     """Layers whose activations are computed again in the backward pass instead of kept: less memory, more time, the
     same result. `auto` takes as many as memory asks for."""
     threads: Annotated[int, Field(ge=1)] | A = AUTO
-    """CPU threads."""
+    """CPU threads. The rows of a step are shared out between them; where all weights are trained, each operation is."""
 
 
 class Run(Section, Generic[A]):
