@@ -23,6 +23,7 @@ from openai.types.uploads import part_create_params
 
 from residency.server.api.app import build
 from residency.server.settings import Settings
+from tests.e2e.server.openai_schema import CONTRADICTIONS
 
 PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
 JOBS, CHECKPOINTS, RUNS = (
@@ -138,7 +139,24 @@ def page() -> str:
         if named := fields(params):
             lines += ["", "| field | | |", "|---|---|---|"]
             lines += [f"| `{field}` | {verdict(method, path, field)} |" for field in named]
+    lines += ["", *contradictions()]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)) + "\n"
+
+
+def contradictions() -> list[str]:
+    """Where no answer could please OpenAI's published schema and OpenAI's own examples."""
+    lines = [
+        "## Where answers are not as OpenAI's schema has them",
+        "",
+        "`make proofs` holds the answers of every endpoint, errors and streams included, to the OpenAPI document that",
+        "OpenAI published on 31 May 2026. They differ only where it contradicts itself or asks for what is not there:",
+        "",
+        "| field | is | because |",
+        "|---|---|---|",
+    ]
+    for one in CONTRADICTIONS:
+        lines.append(f"| {one.field} | {one.shown} | {one.reason} |")
+    return lines
 
 
 def test_the_page_is_as_the_server_is() -> None:

@@ -93,6 +93,16 @@ def refusal(response: httpx.Response) -> RequestError:
     return RequestError(message, status=response.status_code, code=code, param=param)
 
 
+async def read_whole(response: httpx.Response) -> None:
+    """Raises ResourceError where the answer breaks off: the process was killed while it sent it."""
+    try:
+        await response.aread()
+    except httpx.TransportError as error:
+        raise unavailable() from error
+    finally:
+        await response.aclose()
+
+
 async def text_blocks(response: httpx.Response) -> AsyncIterator[str]:
     """The `data:` of each server-sent event. Raises ResourceError where the stream breaks off."""
     try:

@@ -19,7 +19,7 @@ from residency.server.api.job_requests import Metadata
 from residency.server.api.server import Caller, Inferrer
 from residency.server.api.stored import keep
 from residency.server.api.strict_json import StrictRoute
-from residency.server.ask import refusal, text_blocks
+from residency.server.ask import read_whole, refusal, text_blocks
 from residency.server.ids import new_id
 from residency.server.names import Target, resolve
 
@@ -90,14 +90,12 @@ async def generate(caller: Caller, path: str, body: Generation, prefix: str) -> 
         held.enter_context(caller.server.limits.one_more())
         response = await caller.server.inference.stream(path, target, values)
         if response.status_code != 200:
-            await response.aread()
-            await response.aclose()
+            await read_whole(response)
             raise refusal(response)
         if body.stream:
             events = stream_events(caller, response, named, body, held.pop_all())
             return StreamingResponse(events, media_type="text/event-stream")
-        await response.aread()
-        await response.aclose()
+        await read_whole(response)
     completion = response.json() | named
     if isinstance(body, ChatRequest) and body.store:
         await run_in_threadpool(keep, caller, completion, body.messages, body.metadata)

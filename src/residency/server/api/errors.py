@@ -35,7 +35,7 @@ def answer(error: ResidencyError) -> JSONResponse:
     headers = {}
     if status == 409:  # clients try a 409 three times, and it would be refused three times
         status = 400
-    if status == 429 or isinstance(error, ResourceError):
+    if status in (429, 503) or isinstance(error, ResourceError):
         headers["retry-after"] = str(RETRY_SECONDS)
     return JSONResponse(envelope(status, sentence(error), param=error.param, code=error.code), status, headers)
 

@@ -95,7 +95,7 @@ class DeletedRun(TypedDict):
     run_id: str
 
 
-def shape(run: EvalRun, no_error: dict[str, str] | None = None) -> RunObject:
+def shape(run: EvalRun, no_error: dict[str, str] | None = None, origin: str = "") -> RunObject:
     return {
         "id": run.id,
         "object": "eval.run",
@@ -104,7 +104,7 @@ def shape(run: EvalRun, no_error: dict[str, str] | None = None) -> RunObject:
         "model": run.model,
         "name": run.name,
         "created_at": int(run.created_at),
-        "report_url": f"/v1/evals/{run.eval_id}/runs/{run.id}/output_items",
+        "report_url": f"{origin}/v1/evals/{run.eval_id}/runs/{run.id}/output_items",
         "data_source": run.data_source,
         "error": run.error or no_error,
         "metadata": run.labels,
@@ -147,7 +147,11 @@ def no_error(caller: Caller) -> dict[str, str] | None:
     return NO_ERROR if caller.lenient else None
 
 
-@router.post("")
+def shown(caller: Caller, run: EvalRun) -> RunObject:
+    return shape(run, no_error(caller), caller.origin)
+
+
+@router.post("", status_code=201)
 def create_run(caller: Trainer, eval_id: str, body: NewRun) -> RunObject:
     """Queues the run: `jsonl` grades the samples of its rows, `completions` and `responses` ask `model` first."""
     source = body.data_source
@@ -159,7 +163,7 @@ def create_run(caller: Trainer, eval_id: str, body: NewRun) -> RunObject:
             data_source=source.model_dump(exclude_unset=True), labels=body.metadata,
         )  # fmt: skip
         session.add(run)
-    return shape(run, no_error(caller))
+    return shown(caller, run)
 
 
 def check_source(caller: Caller, session: Session, source: DataSource) -> None:
@@ -184,14 +188,14 @@ def list_runs(caller: Reader, eval_id: str, after: After = None, limit: Limit20 
         query = query.where(EvalRun.status == status)
     with caller.read() as session:
         find_eval(caller, session, eval_id)
-        return page(session, query, EvalRun, lambda run: shape(run, no_error(caller)), after=after, limit=limit,
+        return page(session, query, EvalRun, lambda run: shown(caller, run), after=after, limit=limit,
                     order=order, lenient=caller.lenient)  # fmt: skip
 
 
 @router.get("/{run_id}")
 def retrieve_run(caller: Reader, eval_id: str, run_id: str) -> RunObject:
     with caller.read() as session:
-        return shape(find_run(caller, session, eval_id, run_id), no_error(caller))
+        return shown(caller, find_run(caller, session, eval_id, run_id))
 
 
 @router.post("/{run_id}", include_in_schema=False)
@@ -205,7 +209,7 @@ def cancel_run(caller: Trainer, eval_id: str, run_id: str) -> RunObject:
             run.wanted = "cancel"
         elif run.status not in OVER:
             run.status, run.finished_at, run.attempt = "canceled", time.time(), run.attempt + 1
-    return shape(run, no_error(caller))
+    return shown(caller, run)
 
 
 @router.delete("/{run_id}")

@@ -72,7 +72,7 @@ def shape(row: Eval) -> EvalObject:
     }
 
 
-@router.post("")
+@router.post("", status_code=201)
 def create_eval(caller: Trainer, body: NewEval) -> EvalObject:
     """Keeps the criteria; each is checked now, so that no run fails for a grader that could never work."""
     config = body.data_source_config

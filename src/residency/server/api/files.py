@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Iterator
-from typing import IO, Annotated, Literal, TypeAlias
+from typing import IO, Annotated, Literal, NotRequired, TypeAlias
 
 from fastapi import APIRouter, Form, Query, UploadFile
 from fastapi.responses import StreamingResponse
@@ -34,11 +34,10 @@ class FileObject(TypedDict):
     object: Literal["file"]
     bytes: int
     created_at: int
-    expires_at: int | None
+    expires_at: NotRequired[int]
     filename: str
     purpose: str
     status: Literal["processed"]
-    status_details: None
 
 
 class Deleted(TypedDict):
@@ -48,17 +47,18 @@ class Deleted(TypedDict):
 
 
 def shape(file: File) -> FileObject:
-    return {
+    shown: FileObject = {
         "id": file.id,
         "object": "file",
         "bytes": file.bytes,
         "created_at": int(file.created_at),
-        "expires_at": int(file.expires_at) if file.expires_at else None,
         "filename": file.filename,
         "purpose": SHOWN_PURPOSES.get(file.purpose, file.purpose),
         "status": "processed",
-        "status_details": None,
     }
+    if file.expires_at:
+        shown["expires_at"] = int(file.expires_at)
+    return shown
 
 
 @router.post("/files", max_body_size=LARGEST_BODY_BYTES)

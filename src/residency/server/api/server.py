@@ -61,6 +61,8 @@ class Caller:
     server: Server
     project_id: str
     scopes: frozenset[str]
+    origin: str
+    """Where the server is, as the caller sees it: `http://127.0.0.1:8000`."""
 
     def read(self) -> AbstractContextManager[Session]:
         return self.server.database.read()
@@ -91,7 +93,7 @@ def allow(scope: Scope) -> Callable[..., Awaitable[Caller]]:
         api_key: Annotated[str | None, Depends(AZURE)],
     ) -> Caller:
         server: Server = request.app.state.server
-        caller = await identify(server, bearer.credentials if bearer else api_key)
+        caller = await identify(server, bearer.credentials if bearer else api_key, str(request.base_url).rstrip("/"))
         if not caller.scopes & {scope, "admin"}:
             raise RequestError(f"this key lacks the scope `{scope}`", status=403, code="missing_scope",
                                hint=f"make one with `residency keys create --scope {scope}`")  # fmt: skip
@@ -100,17 +102,17 @@ def allow(scope: Scope) -> Callable[..., Awaitable[Caller]]:
     return admit
 
 
-async def identify(server: Server, secret: str | None) -> Caller:
+async def identify(server: Server, secret: str | None, origin: str) -> Caller:
     ours = secret is not None and secret.startswith(PREFIX)
     if not ours and not await run_in_threadpool(server.needs_key):
         server.limits.count(server.default_project)
-        return Caller(server, server.default_project, frozenset(SCOPES))
+        return Caller(server, server.default_project, frozenset(SCOPES), origin)
     key = await run_in_threadpool(server.find_key, secret) if secret else None
     if key is None:
         message = f"Incorrect API key provided: {shown(secret)}" if secret else "You didn't provide an API key"
         raise RequestError(message, status=401, code="invalid_api_key", hint="`residency keys create` makes one")
     server.limits.count(key.id)
-    return Caller(server, key.project_id, frozenset(key.scopes))
+    return Caller(server, key.project_id, frozenset(key.scopes), origin)
 
 
 def shown(secret: str) -> str:

@@ -80,7 +80,10 @@ def list_messages(caller: Reader, completion_id: str, after: After = None,
     """What was asked, message by message."""
     with caller.read() as session:
         row = find(caller, session, completion_id)
-    shaped = [{"id": f"{row.id}-{number}", "content_parts": None, **one} for number, one in enumerate(row.messages)]
+    shaped = [
+        {"id": f"{row.id}-{number}", "content_parts": None, "refusal": None, **one}
+        for number, one in enumerate(row.messages)
+    ]
     ordered = shaped if order == "asc" else shaped[::-1]
     ids = [one["id"] for one in ordered]
     start = ids.index(after) + 1 if after in ids else 0

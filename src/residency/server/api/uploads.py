@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NotRequired
 
 from fastapi import APIRouter, Path, UploadFile
 from pydantic import BaseModel, Field
@@ -57,7 +57,7 @@ class UploadObject(TypedDict):
     filename: str
     purpose: str
     status: str
-    file: files.FileObject | None
+    file: NotRequired[files.FileObject]
 
 
 class PartObject(TypedDict):
@@ -69,7 +69,7 @@ class PartObject(TypedDict):
 
 def shape(upload: Upload, file: File | None = None) -> UploadObject:
     expired = upload.status == "pending" and upload.expires_at < time.time()
-    return {
+    shown: UploadObject = {
         "id": upload.id,
         "object": "upload",
         "bytes": upload.bytes,
@@ -78,8 +78,10 @@ def shape(upload: Upload, file: File | None = None) -> UploadObject:
         "filename": upload.filename,
         "purpose": files.SHOWN_PURPOSES.get(upload.purpose, upload.purpose),
         "status": "expired" if expired else upload.status,
-        "file": files.shape(file) if file else None,
     }
+    if file:
+        shown["file"] = files.shape(file)
+    return shown
 
 
 @router.post("/uploads")
