@@ -89,8 +89,8 @@ def audit(train: Table, test: Table | None = None) -> Audit:
 
         compared = step(compare_rows(both, number))
         clusters = step(near_clusters(compared))
-        pairs = step(contradictions(compared, both))
-        leaked = step(leaks(compared, both) if test else np.zeros((0, 2), dtype=np.int64))
+        pairs = step(contradictions(compared))
+        leaked = step(leaks(compared) if test else np.zeros((0, 2), dtype=np.int64))
         residue = step(residue_by_row(train))
         found: list[Finding | None] = [
             *duplicate_findings(train, compared, clusters),
@@ -223,7 +223,7 @@ def residue_finding(table: Table, pieces: dict[int, str]) -> Finding | None:
 
 def schema_findings(table: Table, compared: Compared) -> list[Finding | None]:
     frequency = row_frequency(compared.answers, len(compared.words))
-    answers = compared.answers.first_rows(len(table))
+    answers = compared.answers.part(0, len(table))
     unmarked = schema.without_end_mark(table.answers)
     silent = [row for row, roles in enumerate(table.roles) if roles and not table.prompts[row].strip()]
     stopped, unended = schema.cut_off(table.answers, answers, compared.words, frequency)
