@@ -45,17 +45,17 @@ def plant(clean: list[Row], of_each: int, seed: int, test_rows: int = 500) -> Pl
             while kind == "cut_off" and len(words(rows[row][1])) < 12 and len(unused) > 20 * of_each:
                 row = pick()
             rows[row], kinds[row] = change(rows[row], number, chance), kind
-    answers = [rows[pick()][1] for _ in range(2 * of_each)]
+    answers = [rows[pick()][1] for _ in range(4 * of_each)]
     for _ in range(of_each):
         row = pick()
-        rows[row], kinds[row] = (rows[row][0], answers.pop()), "swapped"
+        rows[row], kinds[row] = (rows[row][0], another(rows[row][1], answers)), "swapped"
     added: list[tuple[Row, str, int | None]] = []
     for number in range(of_each):
         same, near, asked = pick(), pick(), pick()
         added += [
             (rows[same], "exact_duplicates", same),
             (edited(rows[near], chance), "near_duplicates", near),
-            ((asked_again(rows[asked][0], number, chance), answers.pop()), "contradictions", asked),
+            ((asked_again(rows[asked][0], number, chance), another(rows[asked][1], answers)), "contradictions", asked),
             (leaked(test[number % len(test)], number, chance), "leaks", None),
         ]
     return shuffled(rows, kinds, added, test, chance)
@@ -76,6 +76,16 @@ def words(text: str) -> list[str]:
     return text.split()
 
 
+def another(answer: str, answers: list[str]) -> str:
+    """The next of `answers` that has fewer than half of its words in common with `answer`; it is taken out."""
+    said = set(re.findall(r"\w+", answer.lower()))
+    for place in reversed(range(len(answers))):
+        other = set(re.findall(r"\w+", answers[place].lower()))
+        if 2 * len(said & other) < len(said | other):
+            return answers.pop(place)
+    raise ValueError(f"no answer differs from {answer!r}")
+
+
 def edited(row: Row, chance: random.Random) -> Row:
     """About one word in twelve left out, doubled or exchanged with its neighbour, at least one; numbers stay."""
     parts = [words(text) for text in row]
@@ -85,10 +95,10 @@ def edited(row: Row, chance: random.Random) -> Row:
         part, change = parts[i], chance.randrange(3)
         if change == 0 and len(part) > 3:
             part[j] = ""
-        elif change == 1:
-            part[j] = f"{part[j]} {part[j]}"
-        elif j + 1 < len(part):
+        elif change == 1 and j + 1 < len(part):
             part[j], part[j + 1] = part[j + 1], part[j]
+        else:
+            part[j] = f"{part[j]} {part[j]}"
     prompt, answer = (" ".join(word for word in part if word) for part in parts)
     return prompt, answer
 

@@ -1,6 +1,6 @@
 """Counts what `residency check` finds of defects planted into a clean file, and what it finds besides.
 
-    python bench/science/planted_defects.py clean.jsonl [more.jsonl ...] [--rows 10000] [--seed 0] [--show leaks]
+    python bench/science/planted_defects.py clean.jsonl [more.jsonl ...] [--rows 10000] [--seed 0] [--show leaks ...]
 
 Rows that resemble each other are taken out first (exact Jaccard similarity of 0.4), then 100 defects of each kind are
 planted. Everything a check names that was not planted for it counts against its precision, natural defects included;
@@ -14,6 +14,7 @@ import json
 import random
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def table_of_rows(rows: list[Row], file: str) -> Table:
     return table
 
 
-def measure(planted: Planted, show: str | None) -> dict[str, Any]:
+def measure(planted: Planted, shown: Collection[str]) -> dict[str, Any]:
     began = time.perf_counter()
     found = audit(table_of_rows(planted.rows, "train"), table_of_rows(planted.test, "test"))
     seconds = time.perf_counter() - began
@@ -73,11 +74,24 @@ def measure(planted: Planted, show: str | None) -> dict[str, Any]:
             "natural": len(natural), "precision_without_natural": round(hits / max(1, len(rows - natural)), 3),
             "reached": recall >= recall_floor and precision >= precision_floor,
         }  # fmt: skip
-        if show == check:
-            for what, some in (("missed", true - rows), ("beside", rows - true)):
-                for row in sorted(some)[:25]:
-                    print(what, planted.kinds[row], row, planted.rows[row], file=sys.stderr)
-    return {"rows": len(planted.rows), "seconds": round(seconds, 2), "score": found.score, "checks": checks}
+        if check in shown:
+            for what, some in (("missed", true - rows), ("natural", natural), ("beside", rows - true - natural)):
+                for row in sorted(some):
+                    print(check, what, planted.kinds[row], row, planted.rows[row], file=sys.stderr)
+    return {
+        "rows": len(planted.rows), "seconds": round(seconds, 2), "score": found.score, "checks": checks,
+        "split": kept_together(planted, found.groups.tolist()),
+    }  # fmt: skip
+
+
+def kept_together(planted: Planted, groups: list[int]) -> dict[str, dict[str, int]]:
+    """By kind, how many of the rows that repeat another have to stay on its side of a split."""
+    kept: dict[str, dict[str, int]] = {}
+    for row, source in planted.sources.items():
+        counts = kept.setdefault(planted.kinds[row], {"planted": 0, "together": 0})
+        counts["planted"] += 1
+        counts["together"] += groups[row] == groups[source]
+    return kept
 
 
 def named_in_clean(planted: Planted) -> dict[str, set[int]]:
@@ -95,7 +109,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--each", type=int, default=100, help="defects of each kind")
     parser.add_argument("--name", help="writes the result into bench/results/planted-NAME.json")
-    parser.add_argument("--show", help="prints what this check missed and what it named besides")
+    parser.add_argument("--show", nargs="+", default=(), choices=FLOORS, metavar="CHECK",
+                        help="print what these checks missed and what they named besides")  # fmt: skip
     options = parser.parse_args()
     clean = read(options.files, options.rows, options.seed)
     result = measure(plant(clean, options.each, options.seed), options.show)
@@ -104,7 +119,9 @@ def main() -> None:
     print({key: value for key, value in result.items() if key != "checks"})
     if options.name:
         RESULTS.mkdir(exist_ok=True)
-        record = json.dumps({"seed": options.seed, **result}, indent=2)
+        record = json.dumps(
+            {"corpora": [file.stem for file in options.files], "seed": options.seed, **result}, indent=2
+        )
         (RESULTS / f"planted-{options.name}.json").write_text(record + "\n")
 
 

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BufferedRandom
+from io import BufferedRandom, BufferedWriter
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,21 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replaces `path` in one step; a reader sees the old content or the new, never a part."""
+    with new_file(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BufferedWriter]:
+    """A file to write into, which replaces `path` in one step when the block ends without an error.
+
+    A reader sees the old content or the new, never a part.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with disk_errors(path):
         try:
             with aside.open("wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             aside.replace(path)

@@ -42,7 +42,8 @@ def test_check_says_what_is_wrong_and_shows_the_rows_without_their_secrets() -> 
     assert outcome.exit_code == 0, outcome.stderr
     assert "secrets (-5.6 points): Keys, tokens or passwords in 1 row (1.9%)." in outcome.stdout
     assert "rows.jsonl:51: Log in with [SECRET] please. -> Done, you are in now." in outcome.stdout
-    assert "rows.jsonl:54 ~ rows.jsonl:53: Please tell me" in outcome.stdout
+    assert "rows.jsonl:54: Please tell me" in outcome.stdout
+    assert "against rows.jsonl:53: Who wrote the novel" in outcome.stdout
     assert "ghp_" not in outcome.stdout
     assert residency("check", "rows.jsonl", "--strict").exit_code == 3
 

@@ -17,7 +17,6 @@ from residency.errors import ConfigError
 
 if TYPE_CHECKING:
     from residency.data.audit.audit import Audit
-    from residency.data.audit.table import Table
     from residency.data.messages import Origin
 
 EPILOG = """
@@ -35,8 +34,8 @@ Examples
 
     residency check train.jsonl --fix clean.jsonl --drop contradictions --drop misfit_answers=15%
 """
-ROWS_SHOWN = 3
-EXCERPT_CHARACTERS = 56
+BESIDE = {"contradictions": "against", "uncovered_tests": "nearest"}
+"""How a row stands to the one named below it; elsewhere it says the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,32 +184,19 @@ def show(source: str, found: Checked) -> None:
 
 def show_findings(audit: Audit) -> None:
     """The score, then each finding with the points it costs and its first rows."""
+    from residency.data.audit.excerpts import ROWS_SHOWN
     from residency.data.audit.score import points_lost
 
-    place = {origin: row for row, origin in enumerate(audit.table.origins(range(len(audit.table))))}
+    said = audit.excerpts()
     print_line(f"score:  {audit.score} of 100")
     for finding, points in zip(audit.findings, points_lost(audit.findings), strict=True):
         cost = f" (-{points:.1f} points)" if points >= 0.05 else ""
         print_line(f"\n{finding.severity}: {finding.check}{cost}: {finding.message}", wrap=True)
         for number, origin in enumerate(finding.rows[:ROWS_SHOWN]):
-            other = f" ~ {finding.others[number]}" if finding.others else ""
-            said = finding.data["reasons"][number] if "reasons" in finding.data else ""
-            if origin in place:
-                said = excerpt(audit.table, place[origin])
-            print_line(f"  {origin}{other}: {said}" if said else f"  {origin}{other}")
+            text = finding.data["reasons"][number] if "reasons" in finding.data else said.get(origin)
+            print_line(f"  {origin}: {text}" if text else f"  {origin}")
+            if finding.others:
+                other, how = finding.others[number], BESIDE.get(finding.check, "as")
+                print_line(f"    {how} {other}: {said[other]}" if other in said else f"    {how} {other}")
         if len(finding.rows) > ROWS_SHOWN:
             print_line(f"  and {len(finding.rows) - ROWS_SHOWN:,} more (--json names them)")
-
-
-def excerpt(table: Table, row: int) -> str:
-    """How the prompt and the answer begin and end, with nothing private in it."""
-    return " -> ".join(shortened(text) for text in (table.prompts[row], table.answers[row]) if text.strip())
-
-
-def shortened(text: str) -> str:
-    from residency.data.audit.private import mask_private
-
-    ends = 40 * EXCERPT_CHARACTERS
-    text = " ".join(mask_private(text if len(text) <= 2 * ends else f"{text[:ends]} {text[-ends:]}").split())
-    half = EXCERPT_CHARACTERS // 2
-    return text if len(text) <= EXCERPT_CHARACTERS else f"{text[:half]} ... {text[-half:]}"

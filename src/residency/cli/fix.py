@@ -13,6 +13,7 @@ from residency.errors import ConfigError
 if TYPE_CHECKING:
     from residency.data.audit.audit import Audit
     from residency.data.audit.fix import Change
+    from residency.data.audit.table import Table
     from residency.data.messages import Origin
 
 TEXT_SHOWN = 600
@@ -76,10 +77,11 @@ def asked(proposed: Sequence[Change], audit: Audit) -> list[Change]:
     from residency.progress import console
 
     accepted: list[Change] = []
+    row_of = {line: row for row, line in enumerate(audit.table.file_lines)}
     answer = ""
     for number, change in enumerate(proposed, 1):
         if answer not in ("all", "none"):
-            show_change(change, audit)
+            show_change(change, audit.table, row_of)
             question = f"{number} of {len(proposed)}: {change.action} {change.origin}: it {change.reason}"
             console.print(question, markup=False)
             choices = ["y", "n", *(["other"] if change.check == "contradictions" else []), "all", "none"]
@@ -93,7 +95,7 @@ def asked(proposed: Sequence[Change], audit: Audit) -> list[Change]:
     return accepted
 
 
-def show_change(change: Change, audit: Audit) -> None:
+def show_change(change: Change, table: Table, row_of: Mapping[int, int]) -> None:
     """The row, the one that it repeats or contradicts, and what an edit would make of it."""
     from rich.panel import Panel
     from rich.text import Text
@@ -101,12 +103,11 @@ def show_change(change: Change, audit: Audit) -> None:
     from residency.data.audit.fix import EDITS
     from residency.progress import console
 
-    row_of = {line: row for row, line in enumerate(audit.table.file_lines)}
     edit = EDITS.get(change.action)
     panels = [(origin, None) for origin in (change.other, change.origin) if origin and origin.line in row_of]
     for origin, made in [*panels, *([(change.origin, edit)] if edit else [])]:
         row = row_of[origin.line]
-        texts = [audit.table.prompts[row], audit.table.answers[row]]
+        texts = [table.prompts[row], table.answers[row]]
         if made:
             texts = [made(text, answer) for text, answer in zip(texts, (False, True), strict=True)]
         body = Text("\n\n> ".join(text[:TEXT_SHOWN] for text in texts))

@@ -67,7 +67,8 @@ class Findings:
     events: list[Event]
     audit: str | None
     data: dict[str, Any] | None
-    """The data's `score`, `findings` and `plots`, as `audit.json` has them; runs of older versions have none."""
+    """The data's `score`, `findings`, `said` (what some rows say) and `plots`, as `audit.json` has them; runs of older
+    versions have none."""
     retention: RetentionResult | None
     scaled: ScaleResult | None
     fit: Fit

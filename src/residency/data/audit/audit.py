@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from residency.data.audit import findings as says
 from residency.data.audit import schema, style
 from residency.data.audit.compare import Compared, compare_rows, contradictions, leaks, near_clusters, split_groups
+from residency.data.audit.excerpts import excerpts
 from residency.data.audit.findings import SEVERITIES, Finding
 from residency.data.audit.private import find_private
 from residency.data.audit.residue import find_residue
@@ -30,6 +31,7 @@ from residency.data.audit.similar import Pairs
 from residency.data.audit.subjects import check_subjects
 from residency.data.audit.table import Table, TableRead, joined_tables
 from residency.data.audit.words import row_frequency
+from residency.data.messages import Origin
 from residency.errors import DataError
 from residency.progress import track
 
@@ -51,6 +53,7 @@ class Audit:
     contradictions: Pairs
     leaks: Pairs
     """(training row, test row); test rows are numbered behind the training rows."""
+    test: Table | None = None
     plots: dict[str, Any] = field(default_factory=dict)
     """What the report draws: row lengths in words, counts of labels."""
 
@@ -58,12 +61,19 @@ class Audit:
     def score(self) -> int:
         return score(self.findings)
 
+    def excerpts(self) -> dict[Origin, str]:
+        """What the first rows of each finding say, and the rows that they repeat or contradict."""
+        return excerpts(self.findings, [self.table, *([self.test] if self.test else [])])
+
     def as_record(self) -> dict[str, Any]:
+        said = {str(origin): text for origin, text in self.excerpts().items()}
         records = [
             finding.as_record() | {"points": round(points, 2)}
             for finding, points in zip(self.findings, points_lost(self.findings), strict=True)
         ]
-        return {"version": VERSION, "score": self.score, "findings": records, "plots": self.plots}
+        return {
+            "version": VERSION, "score": self.score, "findings": records, "said": said, "plots": self.plots,
+        }  # fmt: skip
 
 
 def audit(train: Table, test: Table | None = None) -> Audit:
@@ -79,8 +89,8 @@ def audit(train: Table, test: Table | None = None) -> Audit:
 
         compared = step(compare_rows(both, number))
         clusters = step(near_clusters(compared))
-        pairs = step(contradictions(compared, both))
-        leaked = step(leaks(compared, both) if test else np.zeros((0, 2), dtype=np.int64))
+        pairs = step(contradictions(compared))
+        leaked = step(leaks(compared) if test else np.zeros((0, 2), dtype=np.int64))
         residue = step(residue_by_row(train))
         found: list[Finding | None] = [
             *duplicate_findings(train, compared, clusters),
@@ -95,7 +105,7 @@ def audit(train: Table, test: Table | None = None) -> Audit:
         ]
     kept = by_gravity(one for one in found if one)
     groups = split_groups(compared, clusters)
-    return Audit(train, kept, clusters, groups, pairs, leaked, plots(train, compared))
+    return Audit(train, kept, clusters, groups, pairs, leaked, test, plots(train, compared))
 
 
 def by_gravity(findings: Iterable[Finding]) -> list[Finding]:
@@ -213,7 +223,7 @@ def residue_finding(table: Table, pieces: dict[int, str]) -> Finding | None:
 
 def schema_findings(table: Table, compared: Compared) -> list[Finding | None]:
     frequency = row_frequency(compared.answers, len(compared.words))
-    answers = compared.answers.first_rows(len(table))
+    answers = compared.answers.part(0, len(table))
     unmarked = schema.without_end_mark(table.answers)
     silent = [row for row, roles in enumerate(table.roles) if roles and not table.prompts[row].strip()]
     stopped, unended = schema.cut_off(table.answers, answers, compared.words, frequency)

@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 from residency.data.audit.embeddings import Vectors, blocks, unit
 from residency.data.audit.findings import Finding
 from residency.data.audit.table import Table
-from residency.data.audit.words import Vocabulary, Words, read_words, row_frequency
+from residency.data.audit.words import Vocabulary, read_words, row_frequency
 
 MOST_TOPICS = 100
 FITTED_ROWS = 20_000
@@ -126,19 +126,13 @@ def distinctive_words(texts: Sequence[str], labels: NDArray[np.int64], count: in
     names = []
     for label in range(count):
         rows = np.flatnonzero(labels == label)
-        inside = row_frequency(rows_of(words, rows), len(vocabulary))
+        inside = row_frequency(words.rows(rows), len(vocabulary))
         rest = len(texts) - len(rows)
         share, other = inside / max(1, len(rows)), (everywhere - inside + 0.5) / (rest + 1)
         score = np.where(speaking & (inside > 0), share * np.log(share / other / COMMON + 1e-9), -np.inf)
         best = np.argsort(-score, kind="stable")[:NAME_WORDS]
         names.append(", ".join(spellings[best[score[best] > 0]]) or "other")
     return names
-
-
-def rows_of(words: Words, rows: NDArray[np.int64]) -> Words:
-    parts = [words.ids[words.starts[row] : words.starts[row + 1]] for row in rows]
-    ids = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
-    return Words(ids, np.concatenate([[0], np.cumsum(words.counts[rows])]).astype(np.int64))
 
 
 def style_features(answers: Sequence[str]) -> NDArray[np.float64]:

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from rapidfuzz.distance import Levenshtein
 
+from residency.data.audit.questions import (
+    ARTICLES,
+    SHORT_WORDS,
+    Questions,
+    equal_questions,
+    is_misspelling,
+    same_question,
+    slips,
+)
 from residency.data.audit.similar import Alike, Pairs, clusters_of, signatures, similar_pairs
 from residency.data.audit.table import Table
-from residency.data.audit.words import CHUNK_ROWS, Vocabulary, Words, read_words, row_frequency, shingles
+from residency.data.audit.words import NO_WORD, Vocabulary, Words, is_figure, read_words, row_frequency, shingles
 
 NEAR_ROW = 0.6
 """Jaccard similarity of two rows that are nearly the same. At 0.8 a third of those in short rows is missed."""
@@ -24,12 +32,7 @@ NEAR_ANSWER = 0.5
 NEAR_LEAK = 0.7
 LEAK_WORDS = 8
 LEAK_CONTAINED = 0.6
-SHORT_LEAK_WORDS = 4
-FEWEST_TELLING = 2
-"""With fewer words that are no fillers, two questions are the same only where all words are."""
-WORDS_A_CHANGE = 15
-"""One word may be added or left out for so many, and the question is still the same."""
-
+FEWEST_LEAK_WORDS = 3
 FILLERS = frozenset(
     {
         "a", "an", "the", "please", "kindly", "hi", "hey", "hello", "could", "would", "can", "will", "you", "i",
@@ -38,25 +41,23 @@ FILLERS = frozenset(
         "question", "answer", "now", "then", "that", "this",
     }
 )  # fmt: skip
-"""English words that make no other question of a question. Other languages go without such a list."""
+"""English words that come and go without another meaning. Other languages go without such a list."""
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
     """The rows as word ids, and what they share."""
 
+    table: Table
+    questions: Questions
     words: list[str]
     """By id."""
-    frequency: NDArray[np.int64]
-    """Prompts that hold the word, by id."""
     prompts: Words
     answers: Words
-    rows: Words
-    """Prompt and answer of each row as one."""
     keys: NDArray[np.int64]
     """By row, the first row that is the same but for case and punctuation."""
     prompt_keys: NDArray[np.int64]
-    """By row, the first row whose prompt is the same in that way."""
+    """By row, the first row that asks the same."""
     bags: NDArray[np.int64]
     """By row, the first row with the same words in prompt and answer, in whatever order and number."""
     near_rows: Alike
@@ -68,45 +69,53 @@ class Compared:
 def compare_rows(table: Table, num_train: int) -> Compared:
     vocabulary = Vocabulary()
     prompts, answers = read_words(table.prompts, vocabulary), read_words(table.answers, vocabulary)
-    rows = joined(prompts, answers, len(vocabulary))
-    keys, prompt_keys = equal_rows(rows, table), equal_prompts(prompts, table, ids_of(FILLERS, vocabulary))
+    words, frequency = vocabulary.words(), row_frequency(prompts, len(vocabulary))
+    articles = frozenset(vocabulary.ids[word] for word in ARTICLES if word in vocabulary.ids)
+    questions = Questions(table.prompts, table.systems, prompts, words, frequency, articles)
+    keys, prompt_keys = equal_rows(prompts, answers, table), equal_questions(questions)
     asked = np.intersect1d(np.unique(prompt_keys), np.flatnonzero(prompts.counts))
+    parts = (prompts.part(first, last) for first, last in prompts.chunks())
+    near_rows = similar_pairs(signatures(whole_rows(prompts, answers), len(prompts)), np.unique(keys), ALIKE)
+    near_prompts = similar_pairs(signatures(parts, len(prompts)), asked, ALIKE)
     return Compared(
-        vocabulary.words(), row_frequency(prompts, len(vocabulary)), prompts, answers, rows, keys, prompt_keys,
-        equal_bags(prompts, answers, table),
-        similar_pairs(signatures(rows), np.unique(keys), ALIKE),
-        similar_pairs(signatures(prompts), asked, ALIKE), num_train,
+        table, questions, words, prompts, answers, keys, prompt_keys, equal_bags(prompts, answers, table), near_rows,
+        with_pairs(near_prompts, slips(questions, asked.tolist())), num_train,
     )  # fmt: skip
 
 
-def ids_of(words: Iterable[str], vocabulary: Vocabulary) -> NDArray[np.int64]:
-    return np.array([vocabulary.ids[word] for word in words if word in vocabulary.ids], dtype=np.int64)
+def with_pairs(alike: Alike, more: Sequence[tuple[int, int]]) -> Alike:
+    """`more` are pairs whose runs of words tell nothing: their likeness counts as 0."""
+    known = set(map(tuple, alike.pairs.tolist())) if more else set()
+    new = as_pairs([pair for pair in more if pair not in known])
+    return Alike(np.concatenate([alike.pairs, new]), np.concatenate([alike.likeness, np.zeros(len(new))]))
 
 
-def joined(prompts: Words, answers: Words, separator: int) -> Words:
-    """Each row's prompt, one id that is no word, and its answer."""
-    starts = prompts.starts + answers.starts + np.arange(len(prompts) + 1)
-    ids = np.full(int(starts[-1]), separator, dtype=np.int32)
-    for part, shift in ((prompts, 0 * prompts.counts), (answers, prompts.counts + 1)):
-        for first, last in part.chunks():
-            moved = starts[first:last] + shift[first:last] - part.starts[first:last]
-            places = np.arange(part.starts[first], part.starts[last]) + np.repeat(moved, part.counts[first:last])
-            ids[places] = part.ids[part.starts[first] : part.starts[last]]
-    return Words(ids, starts)
+def whole_rows(prompts: Words, answers: Words) -> Iterator[Words]:
+    """Prompt and answer of each row as one, with an id that is no word between them. As parts that go again: all rows
+    at once would take as much memory as prompts and answers together."""
+    for first, last in prompts.chunks():
+        asked, said = prompts.part(first, last), answers.part(first, last)
+        starts = asked.starts + said.starts + np.arange(len(asked) + 1)
+        ids = np.full(int(starts[-1]), NO_WORD, dtype=np.int32)
+        for part, begins in ((asked, starts[:-1]), (said, starts[:-1] + asked.counts + 1)):
+            ids[np.arange(len(part.ids)) + np.repeat(begins - part.starts[:-1], part.counts)] = part.ids
+        yield Words(ids, starts)
 
 
-def equal_rows(words: Words, table: Table) -> NDArray[np.int64]:
+def equal_rows(prompts: Words, answers: Words, table: Table) -> NDArray[np.int64]:
     """Rows of the same words in the same order (and system text); those without a word are compared as they stand.
 
     Here and below a text is known by a hash of 64 bits: among a million the chance of a wrong match is 1 in 30 million.
     """
     first: dict[int, int] = {}
-    keys = np.empty(len(words), dtype=np.int64)
-    for row in range(len(words)):
-        content = words.ids[words.starts[row] : words.starts[row + 1]].tobytes()
-        if words.counts[row] <= 1:
-            content += f"{table.prompts[row]}\0{table.answers[row]}".encode(errors="replace")
-        keys[row] = first.setdefault(hash((content, table.systems[row])), row)
+    keys = np.empty(len(prompts), dtype=np.int64)
+    for row, system in enumerate(table.systems):
+        content: tuple[object, ...] = tuple(
+            part.ids[part.starts[row] : part.starts[row + 1]].tobytes() for part in (prompts, answers)
+        )
+        if not prompts.counts[row] + answers.counts[row]:
+            content += (table.prompts[row], table.answers[row])
+        keys[row] = first.setdefault(hash((content, system)), row)
     return keys
 
 
@@ -120,21 +129,6 @@ def equal_bags(prompts: Words, answers: Words, table: Table) -> NDArray[np.int64
         )
         bags[row] = first.setdefault(hash((asked, said, system)), row) if asked and said else row
     return bags
-
-
-def equal_prompts(prompts: Words, table: Table, fillers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """By row, the first row with the same question but for fillers, unless it has little else."""
-    content = np.ones(max(prompts.ids.max(initial=0), fillers.max(initial=0)) + 1, dtype=np.bool_)
-    content[fillers] = False
-    content = content[prompts.ids]
-    telling = np.add.reduceat(np.append(content, False), prompts.starts[:-1]) * (prompts.counts > 0)
-    first: dict[int, int] = {}
-    keys = np.empty(len(prompts), dtype=np.int64)
-    for row, (start, end) in enumerate(pairwise(prompts.starts.tolist())):
-        ids = prompts.ids[start:end]
-        words = ids[content[start:end]] if telling[row] >= FEWEST_TELLING else ids
-        keys[row] = first.setdefault(hash((words.tobytes(), table.systems[row])), row)
-    return keys
 
 
 def near_clusters(compared: Compared) -> NDArray[np.int64]:
@@ -164,7 +158,9 @@ def as_pairs(pairs: Sequence[tuple[int, int]]) -> Pairs:
 def is_near_copy(compared: Compared, left: int, right: int, like: float) -> bool:
     """Whether two similar rows say the same, rather than being two rows made from one pattern.
 
-    Rows of one pattern differ in what fills it: in numbers, or in a word that changes in both question and answer.
+    Rows of one pattern differ in what fills it: in figures, in a word that changes in both question and answer, or in
+    one word of a short question.
+    Texts without words, as an emoji, are compared as they stand.
     """
     prompts = [compared.prompts.row(row) for row in (left, right)]
     answers = [compared.answers.row(row) for row in (left, right)]
@@ -172,10 +168,24 @@ def is_near_copy(compared: Compared, left: int, right: int, like: float) -> bool
         return False
     if overlap(*answers) < NEAR_ANSWER or overlap(*prompts) < NEAR_PROMPT:
         return False
-    if any(numbers_in(compared, a) != numbers_in(compared, b) for a, b in (prompts, answers)):
+    if any(figures_in(compared, a) != figures_in(compared, b) for a, b in (prompts, answers)):
         return False
+    for (one, two), texts in ((prompts, compared.table.prompts), (answers, compared.table.answers)):
+        if not one and not two and texts[left].strip() != texts[right].strip():
+            return False
     asked, said = ({*pair[0]} ^ {*pair[1]} for pair in (prompts, answers))
-    return not any(compared.words[word] not in FILLERS for word in asked & said)
+    if any(compared.words[word] not in FILLERS for word in asked & said):
+        return False
+    return min(map(len, prompts)) > SHORT_WORDS or not other_words(compared, *prompts)
+
+
+def other_words(compared: Compared, left: Sequence[int], right: Sequence[int]) -> bool:
+    """Whether each of two texts has a word that tells something and that the other does not have, slips aside."""
+    one, two = (
+        [word for word in {*a} - {*b} if compared.words[word] not in FILLERS] for a, b in ((left, right), (right, left))
+    )
+    slipped = len(one) == len(two) == 1 and is_misspelling(compared.questions, one[0], two[0])
+    return bool(one and two) and not slipped
 
 
 def overlap(left: Sequence[int], right: Sequence[int]) -> float:
@@ -184,21 +194,21 @@ def overlap(left: Sequence[int], right: Sequence[int]) -> float:
     return len({*left} & {*right}) / len(both) if both else 1.0
 
 
-def numbers_in(compared: Compared, ids: Sequence[int]) -> list[str]:
-    return [word for i in ids if any(map(str.isdigit, word := compared.words[i]))]
+def figures_in(compared: Compared, ids: Sequence[int]) -> list[str]:
+    return [word for i in ids if is_figure(word := compared.words[i])]
 
 
-def contradictions(compared: Compared, table: Table) -> Pairs:
+def contradictions(compared: Compared) -> Pairs:
     """Pairs of training rows that ask the same and answer differently."""
-    number = compared.num_train
+    number, systems = compared.num_train, compared.table.systems
     near = [
         (a, b)
-        for a, b, like in compared.near_prompts.each()
-        if b < number and like >= NEAR_PROMPT and table.systems[a] == table.systems[b] and same_question(compared, a, b)
+        for a, b, _ in compared.near_prompts.each()
+        if b < number and systems[a] == systems[b] and same_question(compared.questions, a, b)
     ]
     asked = np.flatnonzero(compared.prompts.counts[:number])
     questions = clusters_of(number, np.concatenate([as_pairs(near), equal_links(compared.prompt_keys, asked)]))
-    return different_answers(compared, table, questions)
+    return different_answers(compared, questions)
 
 
 def equal_links(keys: NDArray[np.int64], rows: NDArray[np.int64]) -> Pairs:
@@ -207,14 +217,14 @@ def equal_links(keys: NDArray[np.int64], rows: NDArray[np.int64]) -> Pairs:
     return np.column_stack([keys[rows], rows])
 
 
-def different_answers(compared: Compared, table: Table, questions: NDArray[np.int64]) -> Pairs:
+def different_answers(compared: Compared, questions: NDArray[np.int64]) -> Pairs:
     """Each row with the first of its question whose answer differs from it."""
     kept: defaultdict[int, list[int]] = defaultdict(list)
     pairs = []
     for row in np.flatnonzero(np.bincount(questions, minlength=len(questions))[questions] > 1).tolist():
         others = kept[int(questions[row])]
         answer = compared.answers.row(row)
-        different = [other for other in others if not same_answer(compared, table, other, row, answer)]
+        different = [other for other in others if not same_answer(compared, other, row, answer)]
         if different:
             pairs.append((different[0], row))
         if len(different) == len(others) and len(others) < 8:
@@ -222,50 +232,16 @@ def different_answers(compared: Compared, table: Table, questions: NDArray[np.in
     return as_pairs(pairs)
 
 
-def same_answer(compared: Compared, table: Table, left: int, right: int, answer: Sequence[int]) -> bool:
+def same_answer(compared: Compared, left: int, right: int, answer: Sequence[int]) -> bool:
     if not answer or not compared.answers.counts[left]:
-        return table.answers[left].strip() == table.answers[right].strip()
+        return compared.table.answers[left].strip() == compared.table.answers[right].strip()
     return overlap(compared.answers.row(left), answer) >= NEAR_ANSWER
 
 
-def same_question(compared: Compared, left: int, right: int) -> bool:
-    """Whether two similar prompts differ only in fillers, a misspelling, or a word more or less in many.
-
-    Another number, or another word in the same place, makes another question: data from a pattern are full of those.
-    """
-    words = compared.words
-    one, two = ([i for i in compared.prompts.row(row) if words[i] not in FILLERS] for row in (left, right))
-    if min(len(one), len(two)) < FEWEST_TELLING:
-        return False
-    changes = Levenshtein.editops(one, two)
-    allowed = min(len(one), len(two)) // WORDS_A_CHANGE
-    for change in changes:
-        if change.tag == "replace":
-            if not is_misspelling(compared, one[change.src_pos], two[change.dest_pos]):
-                return False
-        else:
-            word = words[one[change.src_pos] if change.tag == "delete" else two[change.dest_pos]]
-            allowed -= 1 + 99 * any(map(str.isdigit, word))
-    return allowed >= 0
-
-
-def is_misspelling(compared: Compared, left: int, right: int) -> bool:
-    """One of two long words is found nowhere else and is a slip of the pen away from the other, or has its letters."""
-    one, two = compared.words[left], compared.words[right]
-    if not (one.isalpha() and two.isalpha()) or min(len(one), len(two)) < 4:
-        return False
-    rare, common = sorted((int(compared.frequency[left]), int(compared.frequency[right])))
-    return (
-        rare == 1
-        and Levenshtein.distance(one, two, score_cutoff=2) <= 2
-        and (common > 1 or (len(one) > 4 and sorted(one) == sorted(two)))
-    )
-
-
-def leaks(compared: Compared, table: Table) -> Pairs:
+def leaks(compared: Compared) -> Pairs:
     """Each test row (second) whose prompt stands in a training row (first), whole or nearly so."""
     number, keys = compared.num_train, compared.prompt_keys
-    found = contained(compared, table)
+    found = contained(compared)
     for alike, is_near in ((compared.near_prompts, is_near_prompt), (compared.near_rows, is_near_copy)):
         found += [(a, b) for a, b, like in alike.each() if a < number <= b and is_near(compared, a, b, like)]
     found += [(int(compared.bags[b]), b) for b in range(number, len(keys)) if compared.bags[b] < number]
@@ -282,60 +258,59 @@ def leaks(compared: Compared, table: Table) -> Pairs:
 
 def is_near_prompt(compared: Compared, left: int, right: int, like: float) -> bool:
     one, two = compared.prompts.row(left), compared.prompts.row(right)
-    if numbers_in(compared, one) != numbers_in(compared, two):
+    if figures_in(compared, one) != figures_in(compared, two):
         return False
     shared = overlap(one, two)
-    return min(like, shared) >= NEAR_LEAK or shared >= ALIKE_WORDS or same_question(compared, left, right)
+    return min(like, shared) >= NEAR_LEAK or shared >= ALIKE_WORDS or same_question(compared.questions, left, right)
 
 
-def contained(compared: Compared, table: Table) -> list[tuple[int, int]]:
+def contained(compared: Compared) -> list[tuple[int, int]]:
     """(training row, test row) where the test prompt's runs of words stand in the training row.
 
     Of a long prompt LEAK_CONTAINED of the runs are enough. A short one must stand there whole, before the same answer,
     for short questions are parts of other questions. Runs that many rows have belong to a pattern and do not count.
     """
-    counts = compared.prompts.counts
-    found = most_contained(compared, LEAK_WORDS)
-    short = most_contained(compared, SHORT_LEAK_WORDS)
-    return [(a, b) for a, b, share in found if share >= LEAK_CONTAINED] + [
-        (a, b) for a, b, share in short
-        if share == 1 and counts[b] < LEAK_WORDS and same_answer(compared, table, a, b, compared.answers.row(b))
-    ]  # fmt: skip
+    number, counts = compared.num_train, compared.prompts.counts
+    found = []
+    for test, held in held_runs(compared, np.arange(number, len(counts)), LEAK_WORDS):
+        hits = Counter(row for rows in held for row in rows)
+        row, most = max(hits.items(), key=lambda one: (one[1], -one[0]), default=(0, 0))
+        if hits and most >= LEAK_CONTAINED * len(held):
+            found.append((row, test))
+    for size in range(FEWEST_LEAK_WORDS, LEAK_WORDS):
+        for test, (rows,) in held_runs(compared, number + np.flatnonzero(counts[number:] == size), size):
+            answer = compared.answers.row(test)
+            found += [(row, test) for row in rows if same_answer(compared, row, test, answer)][:1]
+    return found
 
 
-def most_contained(compared: Compared, size: int) -> list[tuple[int, int, float]]:
-    """(training row, test row, share) for each test row: which training row holds most of its prompt's runs."""
-    number, prompts = compared.num_train, compared.prompts
-    runs, starts = shingles(prompts, number, len(prompts), size, whole=True)
+def held_runs(compared: Compared, tests: NDArray[np.int64], size: int) -> Iterator[tuple[int, list[list[int]]]]:
+    """Each test row, and for each of the different runs of `size` words in its prompt the training rows that hold it,
+    or none where many do."""
+    number = compared.num_train
+    runs, starts = shingles(compared.prompts.rows(tests), size, whole=True)
     asked, runs_of = np.unique(runs, return_inverse=True)
-    rows, hits = holders_of(asked, compared.rows, number, size)
+    rows, hits = holders_of(asked, compared, size)
     common = np.bincount(hits, minlength=len(asked)) > max(10, number // 500)
     holders: defaultdict[int, list[int]] = defaultdict(list)
     for row, hit in zip(rows.tolist(), hits.tolist(), strict=True):
         if not common[hit]:
             holders[hit].append(row)
-    found = []
-    for test in range(len(starts) - 1):
-        own = set(runs_of[starts[test] : starts[test + 1]].tolist())
-        held = Counter(row for run in own for row in holders[run])
-        if held:
-            row, most = max(held.items(), key=lambda one: (one[1], -one[0]))
-            found.append((row, number + test, most / len(own)))
-    return found
+    for test, (start, end) in zip(tests.tolist(), pairwise(starts.tolist()), strict=True):
+        yield test, [holders[run] for run in dict.fromkeys(runs_of[start:end].tolist())]
 
 
-def holders_of(
-    asked: NDArray[np.uint64], words: Words, number: int, size: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(row, index into `asked`) for each of the runs `asked` that stands in one of the first `number` rows."""
-    found = [np.zeros((0, 2), dtype=np.int64)]
-    for first in range(0, number if len(asked) else 0, CHUNK_ROWS):
-        last = min(first + CHUNK_ROWS, number)
-        runs, starts = shingles(words, first, last, size, whole=True)
-        rows = np.repeat(np.arange(first, last), np.diff(starts))
+def holders_of(asked: NDArray[np.uint64], compared: Compared, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(training row, index into `asked`) for each of the runs `asked` that stands in a training row."""
+    training = [part.part(0, compared.num_train) for part in (compared.prompts, compared.answers)]
+    found = [np.zeros(0, dtype=np.int64)]
+    first = 0
+    for part in whole_rows(*training) if len(asked) else ():
+        runs, starts = shingles(part, size, whole=True)
+        rows = np.repeat(np.arange(first, first + len(part)), np.diff(starts))
         places = np.minimum(np.searchsorted(asked, runs), len(asked) - 1)
         hit = asked[places] == runs
-        codes = np.unique(rows[hit] * len(asked) + places[hit])
-        found.append(np.column_stack([codes // len(asked), codes % len(asked)]))
-    both = np.concatenate(found)
-    return both[:, 0], both[:, 1]
+        found.append(np.unique(rows[hit] * len(asked) + places[hit]))
+        first += len(part)
+    codes = np.concatenate(found)
+    return codes // max(1, len(asked)), codes % max(1, len(asked))

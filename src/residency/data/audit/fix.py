@@ -7,7 +7,9 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from io import BufferedWriter
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -76,14 +78,14 @@ def proposals(
 
     for test_pair in found.leaks.tolist():
         drop(test_pair[0], "leaks", "stands in the test data too, or nearly so", None)
+    exact = {origin for one in found.findings if one.check == "exact_duplicates" for origin in one.rows}
     for cluster in groups(found.clusters):
         kept = next((row for row in cluster if row not in dropped), cluster[0])
         weight = round(math.log2(1 + len(cluster)), 2)
         for row in cluster:
             if row != kept:
-                drop(
-                    row, "near_duplicates", "repeats another row", table.origin(kept), rows=len(cluster), weight=weight
-                )
+                check = "exact_duplicates" if table.origin(row) in exact else "near_duplicates"
+                drop(row, check, "repeats another row", table.origin(kept), rows=len(cluster), weight=weight)
     row_of = {line: row for row, line in enumerate(table.file_lines)}
     for check, share in drops.items():
         for origin in rows_of_finding(found, check)[: math.ceil(share * len(table))]:
@@ -118,10 +120,15 @@ def edits(table: Table, row: int) -> Iterator[Change]:
     texts = (table.systems[row], table.prompts[row], table.answers[row])
     if kinds := Counter(one.kind for text in texts for one in find_private(text)):
         check = "secrets" if "secret" in kinds else "personal_data"
-        yield Change(table.origin(row), "mask", check, "holds " + ", ".join(kinds), data=dict(kinds))
+        yield Change(table.origin(row), "mask", check, "holds " + ", ".join(map(in_words, kinds)), data=dict(kinds))
     pieces = find_residue(table.prompts[row], answer=False) + find_residue(table.answers[row], answer=True)
     if pieces:
         yield Change(table.origin(row), "strip", "residue", f"holds {pieces[0]!r} of a prompt template")
+
+
+def in_words(kind: str) -> str:
+    article = "an" if kind[0] in "aei" else "a"
+    return f"{article} {kind}" + {"e-mail": " address", "phone": " number", "card": " number"}.get(kind, "")
 
 
 def write_fixed(
@@ -135,21 +142,28 @@ def write_fixed(
     of_line: dict[int, list[Change]] = {}
     for change in changes:
         of_line.setdefault(change.origin.line, []).append(change)
-    written: dict[str, list[str]] = {}
-    for row in Reading(source):
-        made = of_line.get(row.raw.origin.line, [])
-        if any(change.action == "drop" for change in made):
-            continue
-        value = row.raw.value
-        for change in made:
-            value = edited(value, EDITS[change.action])
-        file = part_file(out, parts.get(row.raw.origin.line) if parts else None)
-        written.setdefault(str(file), []).append(json.dumps(value, ensure_ascii=False))
-    for name, lines in written.items():
-        durable.write_text(Path(name), "".join(line + "\n" for line in lines))
-    log = [json.dumps(change.as_record(), ensure_ascii=False) + "\n" for made in of_line.values() for change in made]
-    durable.write_text(change_log(out), "".join(log))
-    return {name: len(lines) for name, lines in written.items()}
+    files: dict[Path, BufferedWriter] = {}
+    written: Counter[str] = Counter()
+    with ExitStack() as open_files:
+        for row in Reading(source):
+            made = of_line.get(row.raw.origin.line, [])
+            if any(change.action == "drop" for change in made):
+                continue
+            value = row.raw.value
+            for change in made:
+                value = edited(value, EDITS[change.action])
+            file = part_file(out, parts.get(row.raw.origin.line) if parts else None)
+            if file not in files:
+                files[file] = open_files.enter_context(durable.new_file(file))
+            files[file].write(json_line(value))
+            written[str(file)] += 1
+    log = [json_line(change.as_record()) for made in of_line.values() for change in made]
+    durable.write_bytes(change_log(out), b"".join(log))
+    return dict(written)
+
+
+def json_line(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode() + b"\n"
 
 
 def part_file(out: Path, part: str | None) -> Path:

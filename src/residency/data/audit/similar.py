@@ -5,7 +5,7 @@ Broder, On the resemblance and containment of documents, 1997; Leskovec et al., 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -34,20 +34,21 @@ class Alike(NamedTuple):
         return zip(*self.pairs.T.tolist(), self.likeness.tolist(), strict=True)
 
 
-def signatures(words: Words, shingle_words: int = SHINGLE_WORDS) -> NDArray[np.uint32]:
-    """Shape (rows, NUM_HASHES); a row without words has zeros, which count as similar to nothing."""
+def signatures(parts: Iterable[Words], num_rows: int, shingle_words: int = SHINGLE_WORDS) -> NDArray[np.uint32]:
+    """Shape (num_rows, NUM_HASHES) for the rows of all `parts` in turn; a row without words has zeros, which count as
+    similar to nothing."""
     random = np.random.default_rng(0)
     factors = random.integers(0, 2**63, NUM_HASHES, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     offsets = random.integers(0, 2**63, NUM_HASHES, dtype=np.uint64)
-    found = np.zeros((len(words), NUM_HASHES), dtype=np.uint32)
-    for first, last in words.chunks():
-        runs, starts = shingles(words, first, last, shingle_words, whole=False)
-        filled = np.flatnonzero(np.diff(starts))
-        if not len(filled):
-            continue
-        for number, (factor, offset) in enumerate(zip(factors, offsets, strict=True)):
+    found = np.zeros((num_rows, NUM_HASHES), dtype=np.uint32)
+    first = 0
+    for part in parts:
+        runs, starts = shingles(part, shingle_words, whole=False)
+        filled = np.flatnonzero(part.counts)
+        for number, (factor, offset) in enumerate(zip(factors, offsets, strict=True) if len(filled) else ()):
             hashes = ((runs * factor + offset) >> np.uint64(32)).astype(np.uint32)
             found[first + filled, number] = np.minimum.reduceat(hashes, starts[:-1][filled])
+        first += len(part)
     return found
 
 
@@ -57,7 +58,7 @@ def similar_pairs(found: NDArray[np.uint32], rows: NDArray[np.int64], at_least: 
     Of many rows that meet in a band only neighbours and those with the first are compared, which keeps it linear and
     still joins them in one cluster.
     """
-    rows = rows[found[rows].any(axis=1)]
+    rows = rows[np.asarray(found.any(axis=1))[rows]]
     codes = np.zeros(0, dtype=np.int64)
     size = len(found)
     for band in range(BANDS):

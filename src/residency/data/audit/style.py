@@ -21,10 +21,11 @@ HEADING = re.compile(r"^#{1,6} \S|\*\*[^*\n]+\*\*", re.MULTILINE)
 MARKUP = re.compile(r"<([A-Za-z][\w-]*)(?:\s[^<>]*)?>[^<]*</\1>")
 TABLE_ROW = re.compile(r"^\|.*\|[ \t]*$", re.MULTILINE)
 PREAMBLE = re.compile(
-    r"\s*(?:sure\b|certainly\b|of course\b|absolutely\b|great question|good question|happy to help"
-    r"|i(?:'d| would) be happy"
+    r"\s*(?:(?:sure|certainly|of course|absolutely|great question|good question|happy to help)[!,.:]+\s*\w"
+    r"|sure (?:thing|here|i)\b|happy to help\b|i(?:'d| would) be happy"
     r"|here(?:'s| is| are) (?:the|a|an|your|my)\b|as an ai\b|thank you for|thanks for asking)", re.IGNORECASE,
 )  # fmt: skip
+"""What is said before the answer. A bare `Certainly.` is the answer."""
 EMOJI = re.compile(r"[\u2600-\u27bf\U0001f300-\U0001faff]")
 SLANG = re.compile(r"\b(?:lol|lmao|gonna|wanna|gotta|dunno|u r|thx|pls|omg|btw|yeah|nah|dude|bro)\b", re.IGNORECASE)
 REFUSAL = re.compile(

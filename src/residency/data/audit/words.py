@@ -12,19 +12,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 # Chinese, Japanese and Korean write no spaces between words: each character counts as one.
-WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
-ASCII_WORD = re.compile(r"[a-z0-9]+")
+SINGLE = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+# `3 < 4` is no `3 > 4`, and C no C++: a sign between two operands is a word, and so is one behind a single letter.
+SIGN = r"(?<=[\s\d)])[-+*/^%=<>\u00d7\u00f7\u2212\u2260\u2264\u2265]+(?=[\s\d(])|(?<=\b[a-z])(?:\+\+|#)"
+WORD = re.compile(rf"[{SINGLE}]|[^\W_{SINGLE}]+|{SIGN}")
+ASCII_WORD = re.compile(rf"[a-z0-9]+|{SIGN}", re.ASCII)
 CHUNK_ROWS = 4096
+NO_WORD = 0
 
 
 def words_of(text: str) -> list[str]:
-    """Letters and digits in lower case; what stands between them does not count."""
+    """Letters and digits in lower case, and signs; any other thing that stands between them does not count."""
     lower = text.lower()
     return ASCII_WORD.findall(lower) if lower.isascii() else WORD.findall(lower)
 
 
+def is_figure(word: str) -> bool:
+    """A number or a sign: another one makes another text, however alike the rest is."""
+    return not word.isalpha() and (not word.isalnum() or any(map(str.isdigit, word)))
+
+
 class Vocabulary:
-    """Ids from 1 by first appearance; 0 is no word."""
+    """Ids from 1 by first appearance."""
 
     def __init__(self) -> None:
         self.ids: defaultdict[str, int] = defaultdict()
@@ -56,10 +65,17 @@ class Words:
         found: list[int] = self.ids[self.starts[index] : self.starts[index + 1]].tolist()
         return found
 
-    def first_rows(self, number: int) -> Words:
-        return Words(self.ids[: self.starts[number]], self.starts[: number + 1])
+    def part(self, first: int, last: int) -> Words:
+        starts = self.starts[first : last + 1]
+        return Words(self.ids[starts[0] : starts[-1]], starts - starts[0])
+
+    def rows(self, rows: NDArray[np.int64]) -> Words:
+        parts = [self.ids[self.starts[row] : self.starts[row + 1]] for row in rows]
+        ids = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
+        return Words(ids, np.concatenate([[0], np.cumsum(self.counts[rows])]).astype(np.int64))
 
     def chunks(self) -> Iterator[tuple[int, int]]:
+        """(first row, the one behind the last) of parts so small that what is made of one may be large."""
         for first in range(0, len(self), CHUNK_ROWS):
             yield first, min(first + CHUNK_ROWS, len(self))
 
@@ -77,9 +93,9 @@ def row_frequency(words: Words, size: int) -> NDArray[np.int64]:
     """How often each word id occurs, each row counted once."""
     found = np.zeros(size, dtype=np.int64)
     for first, last in words.chunks():
-        ids = words.ids[words.starts[first] : words.starts[last]].astype(np.int64)
-        rows = np.repeat(np.arange(last - first), words.counts[first:last])
-        pairs = np.unique(rows * size + ids)
+        part = words.part(first, last)
+        rows = np.repeat(np.arange(len(part)), part.counts)
+        pairs = np.unique(rows * size + part.ids)
         found += np.bincount(pairs % size, minlength=size)
     return found
 
@@ -91,22 +107,19 @@ def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return np.asarray(mixed ^ (mixed >> np.uint64(31)))
 
 
-def shingles(
-    words: Words, first: int, last: int, size: int, *, whole: bool
-) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """Hashes of the runs of `size` words in rows `first` to `last`, and where each row's runs start.
+def shingles(words: Words, size: int, *, whole: bool) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Hashes of the runs of `size` words in each row, and where each row's runs start.
 
     The starts have one more at the end. With `whole` only runs that lie inside a row count; else those at a row's end
     are filled up with nothing, so that a row has as many runs as words.
     """
-    ids = words.ids[words.starts[first] : words.starts[last]]
-    counts = words.counts[first:last]
+    ids, counts = words.ids, words.counts
     ends = np.repeat(np.cumsum(counts), counts)
     place = np.arange(len(ids))
     runs = np.zeros(len(ids), dtype=np.uint64)
     for step in range(size):
         shifted = np.zeros(len(ids), dtype=np.uint64)
-        shifted[: len(ids) - step] = ids[step:]
+        shifted[: max(0, len(ids) - step)] = ids[step:]
         shifted[place + step >= ends] = 0
         runs = mix(runs * np.uint64(0x9E3779B97F4A7C15) + shifted + np.uint64(step + 1))
     if whole:

@@ -61,6 +61,8 @@ def test_rows_of_one_pattern_are_no_duplicates() -> None:
         "Who wrote the novel about the white whale?",
         "who wrote the novel about the white whale",
         "Please tell me who wrote the novel about the white whale?",
+        "WHO WROTE THE NOVEL ABOUT WHITE WHALE? Thanks!",
+        "Hi, who wrote the novel about the whtie whale?",
     ],
 )
 def test_two_answers_to_one_question_contradict(again: str) -> None:
@@ -75,6 +77,25 @@ def test_another_question_is_no_contradiction() -> None:
                          ("How many wheels have 3 cars?", "Twelve."),
                          ("How many wheels have 4 cars?", "Sixteen."))  # fmt: skip
     assert not lines(found, "contradictions")
+
+
+def test_a_slip_of_the_pen_in_a_short_question_makes_no_other_question() -> None:
+    found, line = with_rows(("Do you have cousins?", "A few clones."), ("Do you have cousnis?", "Nobody at all."),
+                            ("Is Guinea far?", "Yes, it is."), ("Is Guyana far?", "Nobody knows."))  # fmt: skip
+    assert lines(found, "contradictions") == [line + 1]
+
+
+def test_who_asks_whom_and_what_is_only_said_make_other_questions() -> None:
+    found, _ = with_rows(("I am real", "How do I know?"), ("Am I real", "Naturally."),
+                         ("Do you feel lucky", "Very much."), ("Do I feel lucky", "Ask yourself that."))  # fmt: skip
+    assert not lines(found, "contradictions")
+
+
+def test_signs_make_other_questions_and_other_rows() -> None:
+    found, _ = with_rows(("What is 3 + 4?", "Seven."), ("What is 3 - 4?", "One below zero."),
+                         ("Is 3 < 4 or is it not?", "It is."), ("Is 3 > 4 or is it not?", "It is."),
+                         ("Who made C?", "Ritchie."), ("Who made C++?", "Stroustrup."))  # fmt: skip
+    assert not any(lines(found, check) for check in ("contradictions", "exact_duplicates", "near_duplicates"))
 
 
 def test_system_texts_make_other_rows() -> None:
@@ -92,6 +113,12 @@ def test_test_rows_among_the_training_rows_are_leaks() -> None:
     found = audit(table([*rows, (f"Shorten this text for me. {passage}. Thank you.", "A sale.")]), table_of_rows(test))
     assert lines(found, "leaks") == [8, len(rows) + 1]
     assert [finding.share for finding in found.findings if finding.check == "leaks"] == [2 / 3]
+
+
+def test_a_short_test_question_within_other_words_is_a_leak_where_the_answer_is_the_same() -> None:
+    more = [("Here is a task from my notes. How much fun?", "A lot of fun."), ("How much fun was it?", "None.")]
+    found = audit(table([*clean_rows(), *more]), table_of_rows([("How much fun?", "A lot of fun.")]))
+    assert lines(found, "leaks") == [len(clean_rows()) + 1]
 
 
 def test_secrets_personal_data_and_residue_are_named() -> None:
@@ -113,6 +140,18 @@ def test_an_answer_that_stops_in_the_middle_is_named() -> None:
 def test_a_rare_format_is_a_minority() -> None:
     found, line = with_rows(("Which bridge is old?", '{"bridge": "the old one"}'))
     assert lines(found, "format_minority") == [line]
+
+
+def test_a_courtesy_before_the_answer_is_a_format_and_a_courtesy_alone_is_an_answer() -> None:
+    short = [(f"Is stop {n} far from the {PEOPLE_WORDS[n % 7]} desk?", "Certainly.") for n in range(40)]
+    found, line = with_rows(("Which bridge is old?", "Sure! The one in the harbour is old."), *short)
+    assert lines(found, "format_minority") == [line]
+
+
+def test_in_a_short_question_another_word_makes_another_row() -> None:
+    found, _ = with_rows(("Is spring a season?", "Yes, a season of the year."),
+                         ("Is autumn a season?", "Yes, a season of the year."))  # fmt: skip
+    assert not lines(found, "near_duplicates")
 
 
 def test_labels_out_of_balance_are_told() -> None:
@@ -161,6 +200,10 @@ def test_one_row_is_enough() -> None:
 def test_texts_without_words_are_compared_as_they_stand() -> None:
     found = audit(table([("?", "!"), ("?", "..."), ("-", ""), ("?", "!")]))
     assert lines(found, "exact_duplicates") == [4]
+    assert not lines(found, "near_duplicates")
+    found = audit(table([("Was the film any good in the end?", "\N{THUMBS UP SIGN}"),
+                         ("Was the film any good in the end today?", "\N{THUMBS DOWN SIGN}")]))  # fmt: skip
+    assert not lines(found, "near_duplicates")
 
 
 def test_a_finding_is_short_in_json() -> None:

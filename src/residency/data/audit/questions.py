@@ -1,0 +1,128 @@
+"""Whether two prompts ask the same: but for courtesies, articles, a slip of the pen, or one word more in many."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from rapidfuzz.distance import OSA, Levenshtein
+
+from residency.data.audit.words import Words, is_figure, words_of
+
+ARTICLES = ("a", "an", "the")
+COURTESY = (
+    r"(?:(?:please|kindly|hi|hey|hello|good (?:morning|day|evening)|thanks|thank you|ok|okay|well|so)\b"
+    r"|(?:can|could|would|will) you (?:please |kindly )?(?=(?:tell|explain|say|show|give|help|write|describe|name)\b)"
+    r"|(?:tell|explain to) me\b|i(?: would|'d)? (?:want|like|need) to know\b|do you know (?=wh|how)"
+    r"|i have a question\b|my question is\b)\W*"
+)
+"""English words that make no other question of a question. Other languages go without such a list."""
+OPENING = re.compile(rf"\W*(?:{COURTESY})+", re.IGNORECASE)
+CLOSING = re.compile(rf"\W+(?:{COURTESY})+\Z", re.IGNORECASE)
+LONGEST_COURTESY = 100
+FEWEST_TELLING = 2
+"""With fewer words that are no courtesies, two questions are the same only where all words are."""
+WORDS_A_CHANGE = 15
+"""One word may be added or left out for so many, and the question is still the same."""
+SHORT_WORDS = 12
+"""In fewer words a slip of the pen changes so many of the runs of three that the prompts no longer look similar."""
+SHORTEST_SLIP = 4
+MOST_SLIPS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """The prompts of all rows."""
+
+    texts: Sequence[str]
+    systems: Sequence[str]
+    prompts: Words
+    words: list[str]
+    """By id."""
+    frequency: NDArray[np.int64]
+    """Prompts that hold the word, by id."""
+    articles: frozenset[int]
+    """Their ids."""
+
+
+def asking(questions: Questions, row: int) -> list[int]:
+    """The words that ask: without courtesies and articles, unless there is little else."""
+    ids, text = questions.prompts.row(row), questions.texts[row]
+    opening = OPENING.match(text, 0, LONGEST_COURTESY)
+    closing = CLOSING.search(text, max(0, len(text) - LONGEST_COURTESY))
+    first = len(words_of(opening[0])) if opening else 0
+    last = len(ids) - (len(words_of(closing[0])) if closing else 0)
+    telling = [i for i in ids[first:last] if i not in questions.articles]
+    return telling if len(telling) >= FEWEST_TELLING else ids
+
+
+def equal_questions(questions: Questions) -> NDArray[np.int64]:
+    """By row, the first row with the same question and system text."""
+    first: dict[int, int] = {}
+    keys = np.empty(len(questions.prompts), dtype=np.int64)
+    for row, system in enumerate(questions.systems):
+        keys[row] = first.setdefault(hash((tuple(asking(questions, row)), system)), row)
+    return keys
+
+
+def same_question(questions: Questions, left: int, right: int) -> bool:
+    """Whether two similar prompts differ only in courtesies, a misspelling, or a word more or less in many.
+
+    Another figure, or another word in the same place, makes another question: data from a pattern are full of those.
+    """
+    one, two = asking(questions, left), asking(questions, right)
+    if min(len(one), len(two)) < FEWEST_TELLING:
+        return False
+    allowed = min(len(one), len(two)) // WORDS_A_CHANGE
+    for change in Levenshtein.editops(one, two):
+        if change.tag == "replace":
+            if not is_misspelling(questions, one[change.src_pos], two[change.dest_pos]):
+                return False
+        else:
+            word = questions.words[one[change.src_pos] if change.tag == "delete" else two[change.dest_pos]]
+            allowed -= 1 + 99 * is_figure(word)
+    return allowed >= 0
+
+
+def is_misspelling(questions: Questions, left: int, right: int) -> bool:
+    """One of two long words is found nowhere else and is one slip of the pen away from the other, which is found more
+    often or has the same letters. The first letter is seldom wrong."""
+    one, two = questions.words[left], questions.words[right]
+    if not (one.isalpha() and two.isalpha()) or min(len(one), len(two)) < SHORTEST_SLIP:
+        return False
+    rare, common = sorted((int(questions.frequency[left]), int(questions.frequency[right])))
+    return (
+        rare == 1
+        and one[0] == two[0]
+        and OSA.distance(one, two, score_cutoff=1) <= 1
+        and (common > 1 or (len(one) > SHORTEST_SLIP and sorted(one) == sorted(two)))
+    )
+
+
+def slips(questions: Questions, rows: Iterable[int]) -> list[tuple[int, int]]:
+    """Pairs of short prompts that differ in one word which may be a slip of the pen: its first letter is the same.
+
+    Linear: of many prompts around one place only the first MOST_SLIPS are compared.
+    """
+    may_slip = np.array([len(word) >= SHORTEST_SLIP and word.isalpha() for word in questions.words])
+    rare = may_slip & (questions.frequency == 1)
+    brief = (row for row in rows if questions.prompts.counts[row] <= 2 * SHORT_WORDS)
+    short = [(row, words) for row in brief if len(words := asking(questions, row)) <= SHORT_WORDS]
+    around: defaultdict[int, list[int]] = defaultdict(list)
+    for row, words in short:
+        for place in np.flatnonzero(rare[words]).tolist():
+            around[hash(around_word(questions, words, place))].append(row)
+    pairs = set()
+    for row, words in short:
+        for place in np.flatnonzero(may_slip[words]).tolist():
+            others = around.get(hash(around_word(questions, words, place)), ())
+            pairs |= {(min(row, other), max(row, other)) for other in others[:MOST_SLIPS] if other != row}
+    return sorted(pair for pair in pairs if same_question(questions, *pair))
+
+
+def around_word(questions: Questions, words: list[int], place: int) -> tuple[object, ...]:
+    return *words[:place], questions.words[words[place]][0], *words[place + 1 :]
