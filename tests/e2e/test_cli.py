@@ -22,6 +22,9 @@ from residency.records import RunFolder
 from tests.e2e.conftest import residency
 from tests.e2e.tiny import rows, write_rows
 
+NO_CARD = ("--set", "eval.probes=0")
+"""Most of a tiny run's time is the generalisation card; test_card.py has it."""
+
 
 def test_two_keys_and_one_command_train_a_model(project: Path) -> None:
     outcome = residency("train", "run.yaml")
@@ -55,7 +58,9 @@ def test_json_is_one_object_and_events_are_lines_of_json(project: Path) -> None:
 
 
 def test_a_name_that_is_taken_gets_a_number(project: Path) -> None:
-    paths = [residency("train", "run.yaml", "--json", "--set", "train.max_steps=1").json["run"] for _ in range(2)]
+    paths = [
+        residency("train", "run.yaml", "--json", "--set", "train.max_steps=1", *NO_CARD).json["run"] for _ in range(2)
+    ]
     assert paths == ["runs/run", "runs/run-2"]
 
 
@@ -83,7 +88,7 @@ def stop(child: subprocess.Popen[str], number: signal.Signals, *, once: Callable
 
 def test_ctrl_c_leaves_a_checkpoint_and_resume_goes_on(project: Path) -> None:
     command = ["train", "run.yaml", "--set", "train.max_steps=120", "--set", "train.epochs=99"]
-    command += ["--set", "train.patience=null"]
+    command += ["--set", "train.patience=null", *NO_CARD]
     run = RunFolder(project / "runs" / "run")
     stderr = stop(start(*command), signal.SIGINT, once=lambda: len(run.metrics()) >= 5)
     assert "SIGINT after step" in stderr
@@ -97,7 +102,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_resume_goes_on(project: Path) -> None:
 
 
 def test_sigterm_before_training_says_how_to_go_on(project: Path) -> None:
-    command = ["train", "run.yaml", "--set", "train.max_steps=2"]
+    command = ["train", "run.yaml", "--set", "train.max_steps=2", *NO_CARD]
     stop(start(*command), signal.SIGTERM, once=Path("runs/run/config.yaml").is_file)
     assert residency(*command, "--resume").exit_code == 0
     assert Path("runs/run/summary.json").is_file()
@@ -149,7 +154,7 @@ def test_chat_shows_the_untuned_model_beside_the_tuned_one(finished: Path) -> No
 def test_chat_keeps_the_system_text_that_all_rows_share(project: Path) -> None:
     system = {"role": "system", "content": "One word."}
     write_rows(project / "train.jsonl", [{"messages": [system, *row["messages"]]} for row in rows(30)])  # type: ignore[misc]
-    assert residency("train", "run.yaml", "--set", "train.max_steps=1").exit_code == 0
+    assert residency("train", "run.yaml", "--set", "train.max_steps=1", *NO_CARD).exit_code == 0
     said = residency("chat", "run", "--max-new-tokens", "1", stdin=b"red 1\n").stderr
     assert "system text (that of all training rows; --system changes it): One word." in said
 
@@ -208,7 +213,7 @@ def test_export_copies_the_adapter(finished: Path) -> None:
     ids=["lora", "qlora", "new tokens", "full"],
 )
 def test_a_merged_export_stands_alone(settings: list[str], note: str, project: Path, tiny_model: Path) -> None:
-    changes = [word for setting in ["train.max_steps=4", *settings] for word in ("--set", setting)]
+    changes = [word for setting in ["train.max_steps=4", "eval.probes=0", *settings] for word in ("--set", setting)]
     assert residency("train", "run.yaml", *changes).exit_code == 0
     outcome = residency("export", "run", "out", "--merged")
     assert outcome.exit_code == 0, outcome.stderr

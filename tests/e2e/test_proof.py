@@ -20,6 +20,7 @@ def train(project: Path, model: Path, *options: str, **sections: object) -> RunF
     data = {"train": "train.jsonl", "test": "test.jsonl"}
     # What `auto` measures of a busy machine would make two runs differ.
     speed = {"precision": "fp32", "threads": 1}
+    sections = {"eval": {"probes": 0}} | sections  # tests/e2e/test_card.py has the card
     write_run(project / "run.yaml", model={"id": str(model)}, data=data, train=settings, speed=speed, **sections)
     outcome = residency("train", "run.yaml", *options)
     assert outcome.exit_code in (0, 9), outcome.stderr

@@ -87,6 +87,7 @@ def configure(folder: Path, adapter: dict[str, Any] = LORA, **train: Any) -> Run
         "data": {"train": str(folder / "train.jsonl"), "eval": "20%"},
         "adapter": adapter,
         "train": settings,
+        "eval": {"probes": 0},  # tests/e2e/test_card.py has the card
         "speed": {"threads": 1, "precision": "fp32"},
     })  # fmt: skip
 

@@ -95,6 +95,7 @@ def test_fused_passes_keep_what_is_counted(again: int) -> None:
     facts, passes, kept = model_facts(model.config), Passes(4, fused=True, layers_again=again), {}
     engine = Engine(model, speed=Speed(fused=True, layers_formed_again=again))
     engine.add_adapter("one", LoraConfig(r=32, target_modules="all-linear", task_type="CAUSAL_LM"))
+    engine.logprobs("one", random_rows(1))  # the fused passes are built before the first of them
     assert engine._fast is not None
     [filled] = fast_batch.passes({0: random_rows(8)}, 4096, torch.device("cpu"), packing=True)
 
