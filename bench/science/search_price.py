@@ -6,7 +6,8 @@ A case is `demo` (the starter model; the smart-home rows where they were made, e
 gpu_models.py with random weights and rows of 128 random tokens, 8 a step: smollm2-135m, llama32-1b. Wall time from the
 start of training to its end, measurements and checkpoints included, loading excluded. The one run has the rate that the
 search chose; `sequential` trains each candidate alone for the steps it was trained in the search, and compares its
-losses step by step. Each case is written when it is done.
+losses step by step. What such a comparison can show is bounded by rounding: so the one run is made twice more, again as
+it is and with its rows in smaller passes, and compared with itself. Each case is written when it is done.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from residency.search.learning_rate import promote
 ROOT = Path(__file__).resolve().parents[2]
 LORA = Lora(rank=16)
 BATCH = 8
+SMALL_PASS_TOKENS = 256
 RANDOM_CENTRE = 1e-5
 """Random rows teach nothing: rates so low that none is lost."""
 
@@ -88,6 +90,14 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
         at_its_rate = settings.model_copy(update={"learning_rate": winner})
         one_seconds = timed(lambda: sft.train(engine, ADAPTER, rows, held_out, at_its_rate, alone))
         winner_differs = largest_difference(losses(run), losses(alone))
+        by_rounding = {}
+        for what, tokens in (("again", engine.micro_batch_tokens), ("in smaller passes", SMALL_PASS_TOKENS)):
+            engine = fresh(case, options, engine)
+            engine.micro_batch_tokens = tokens
+            again = RunFolder(Path(folder) / what)
+            again.path.mkdir()
+            sft.train(engine, ADAPTER, rows, held_out, at_its_rate, again)
+            by_rounding[what] = largest_difference(losses(again), losses(alone))
         engine = fresh(case, options, engine)
         sequential, differs = one_after_another(engine, search, settings, rows, held_out, Path(folder) / "sequential")
     return {
@@ -95,7 +105,8 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
         "searched_run_seconds": search_seconds + rest_seconds,
         "price": (search_seconds + rest_seconds) / one_seconds, "search_seconds": search_seconds,
         "same_steps_one_after_another_seconds": sequential, "eight_runs_seconds": 8 * one_seconds,
-        "winner_loss_differs_by": winner_differs, "candidates_loss_differs_by": differs,
+        "winner_loss_differs_by": winner_differs, "one_run_differs_from_itself_by": by_rounding,
+        "candidates_loss_differs_by": differs,
         "tokens_seen": {f"{one.learning_rate:.2g}": one.tokens for one in fates},
         "extra_tokens": search.extra_tokens,
         "candidates": [one.model_dump() for one in fates],

@@ -155,7 +155,7 @@ def test_norms_of_each_head_as_in_qwen3() -> None:
 def test_several_adapters_train_as_each_alone_with_the_plain_passes() -> None:
     rows = {name: random_rows(6, seed=seed) for seed, name in enumerate(NAMES)}
     settings = {name: StepSettings(1e-2 * (seed + 1)) for seed, name in enumerate(NAMES)}
-    together = Engine(tiny_llama(), micro_batch_tokens=128, speed=FUSED)
+    together = Engine(tiny_llama(), micro_batch_tokens=128, speed=Speed(fused=True, shared=True))
     for seed, name in enumerate(NAMES):
         together.add_adapter(name, LORA, seed=seed)
     for _ in range(3):
@@ -310,7 +310,7 @@ def test_an_fp8_base_is_stored_once() -> None:
 def test_on_a_cpu_the_plain_passes_are_chosen_and_each_reason_given() -> None:
     engine = fused_engine(Speed())
     assert engine._fast is None
-    assert engine.speed == Speed(fused=False, graphs=False)
+    assert engine.speed == Speed(fused=False, graphs=False, shared=False)
     assert engine.reasons == {
         "fused": "transformers' passes serve a CPU as well",
         "fp8": "not asked for",

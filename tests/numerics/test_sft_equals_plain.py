@@ -123,7 +123,7 @@ def test_layers_computed_again_keep_less_and_change_nothing(config: LoraConfig |
 
 def test_several_adapters_in_one_pass_train_as_each_alone() -> None:
     rows = {name: random_rows(6, seed=seed) for seed, name in enumerate(NAMES)}
-    together = Engine(tiny_llama(), micro_batch_tokens=128)
+    together = Engine(tiny_llama(), micro_batch_tokens=128, speed=Speed(shared=True))
     for seed, name in enumerate(NAMES):
         together.add_adapter(name, LORA, seed=seed)
     for _ in range(3):

@@ -51,12 +51,12 @@ class Curve:
                 self.note(json.loads(line))
 
     def note(self, metric: dict[str, Any]) -> None:
-        self.step = metric["step"]
         if metric["split"] == "eval":
             self.held_out.append(metric["loss"])
-            return
-        self.losses.append(metric["loss"])
-        self.tokens_per_second = metric.get("tokens_per_second") or 0.0
+        elif metric["split"] == "train":  # the other lines are divergences from the base
+            self.step = metric["step"]
+            self.losses.append(metric["loss"])
+            self.tokens_per_second = metric.get("tokens_per_second") or 0.0
 
 
 @dataclass(slots=True)
@@ -74,6 +74,9 @@ class View:
             self.folder = Path(data["path"])
         elif event.kind in ("range_probe", "search_resumed"):
             self.rates = data.get("rates", [])
+            if "kept" in data:
+                names = [f"candidate-{number}" for number in range(1, len(self.rates) + 1)]
+                self.ended |= {f"search/{name}": "given up before" for name in names if name not in data["kept"]}
         elif event.kind == "search_cut" and "kept" in data:
             self.ended |= {f"search/{name}": f"given up: held-out loss {loss:.4f}" if loss else "given up"
                            for name, loss in data["losses"].items() if name not in data["kept"]}  # fmt: skip

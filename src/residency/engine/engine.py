@@ -9,7 +9,7 @@
 and for retention: `distributions` and `divergences` measure how far an adapter has moved from the base, `pull` adds the
 gradient that draws it back, and `scale` moves it between the two.
 
-`None` is the base model. Several adapters given at once share each pass over the frozen base.
+`None` is the base model. Several adapters given at once share each pass over the frozen base on a GPU.
 """
 
 from __future__ import annotations
@@ -180,6 +180,11 @@ class Engine:
     def trainable_parameters(self, name: str) -> int:
         return sum(p.numel() for p in self._trained[name].parameters.values())
 
+    @property
+    def shares_passes(self) -> bool:
+        """Whether several adapters go through the base together; else each is computed as if it were the only one."""
+        return self._plain.shared and bool(self.speed.shared)
+
     # ---- the five verbs
 
     def forward_backward(self, batches: Mapping[str, Sequence[Rendered]]) -> dict[str, Loss]:
@@ -187,7 +192,7 @@ class Engine:
 
         Raises ResourceError where not even one row fits into memory.
         """
-        groups = [dict(batches)] if self._plain.shared else [{name: rows} for name, rows in batches.items()]
+        groups = [dict(batches)] if self.shares_passes else [{name: rows} for name, rows in batches.items()]
         losses: dict[str, Loss] = {}
         for group in groups:
             rows = [row for part in group.values() for row in part]

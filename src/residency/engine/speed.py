@@ -26,6 +26,9 @@ class Speed:
     """Whole passes and steps recorded as CUDA graphs."""
     fp8: bool = False
     """The frozen weights in FP8. It changes the numbers a little, so nobody but the user decides for it."""
+    shared: bool | None = None
+    """Several adapters in one pass over the base. On a CPU that saves nothing, and one after another each is computed
+    as it would be alone, to the bit."""
     layers_formed_again: int = 0
     """So many layers keep their input alone and are formed again in the backward pass, to save memory."""
 
@@ -45,7 +48,8 @@ def choose(wanted: Speed, model: Any, *, plain_lora: bool, autocast: bool) -> tu
     graphs = _graphs(wanted, model, fused, reasons)
     if fused:
         reasons["share_prefix"] = "fused passes compute every row whole"
-    return Speed(fused, graphs, fp8, wanted.layers_formed_again), reasons
+    shared = model.device.type != "cpu" if wanted.shared is None else wanted.shared
+    return Speed(fused, graphs, fp8, shared, wanted.layers_formed_again), reasons
 
 
 def _fused(wanted: Speed, model: Any, plain_lora: bool, autocast: bool, reasons: dict[str, str]) -> bool:

@@ -194,7 +194,10 @@ def judged(state: Progress, metric: Metric, run: RunFolder) -> Progress:
     })  # fmt: skip
 
 
-def advanced(state: Progress, engine: Engine, loss: Loss, tokens: int, seconds: float) -> Progress:
+def advanced(
+    state: Progress, engine: Engine, loss: Loss, tokens: int, seconds: float, *, rng: dict[str, str] | None = None
+) -> Progress:
+    """`rng` where it is not torch's own present state."""
     return state.model_copy(update={
         "step": state.step + 1,
         "tokens": state.tokens + tokens,
@@ -206,7 +209,7 @@ def advanced(state: Progress, engine: Engine, loss: Loss, tokens: int, seconds: 
         "micro_batch_tokens": engine.micro_batch_tokens,
         "first_loss": loss.mean if state.first_loss is None else state.first_loss,
         "recent_losses": (*state.recent_losses, loss.mean)[-RECENT:],
-        "rng": random_state(),
+        "rng": random_state() if rng is None else rng,
     })  # fmt: skip
 
 

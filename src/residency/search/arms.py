@@ -1,16 +1,18 @@
 """Arms: candidates trained side by side, each with an adapter of its own on one frozen base.
 
-Every step of all arms is one `forward_backward` over their batches. An arm is trained exactly as it would be alone: the
-same rows in the same order, the same replay and schedule, its own clipping, its own optimizer. To be compared in the
-middle of their training, arms are scored cooled down: a copy goes on for some steps while its rate falls to zero. High
-rates look worse than they are until they have fallen (arXiv 2405.18392), and by unequal amounts.
+An arm is trained exactly as it would be alone: the same rows in the same order, the same replay and schedule, its own
+clipping, optimizer and random numbers. On a CPU the two are equal to the bit; where arms share passes, as on a GPU,
+products round in another order. To be compared in the middle of their training, arms are scored cooled down: a copy
+goes on for some steps while its rate falls to zero. High rates look worse than they are until they have fallen (arXiv
+2405.18392), and by unequal amounts.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from residency.config.model import Train
 from residency.config.section import Final
 from residency.config.steps import total_steps
 from residency.data.messages import Rendered
-from residency.engine.checkpoint import Progress
+from residency.engine.checkpoint import Progress, random_state, set_random_state
 from residency.engine.engine import Engine, Loss
 from residency.engine.optim import StepSettings, learning_rate_at
 from residency.errors import TrainingError
@@ -100,9 +102,13 @@ def train_step(engine: Engine, arms: Sequence[Arm]) -> None:
     began = time.monotonic()
     batches = {arm.engine_name: arm.batch(arm.state.step) for arm in arms}
     rates = {arm.engine_name: arm.rate_at(arm.state.step) for arm in arms}
-    losses = engine.forward_backward(batches)
-    for arm in arms:
-        replay(engine, arm.engine_name, arm.keep, arm.state, arm.settings.batch_size, arm.settings.seed, arm.record)
+    losses: dict[str, Loss] = {}
+    for turn in turns(engine, arms):
+        with own_random_numbers(turn):
+            losses |= engine.forward_backward({arm.engine_name: batches[arm.engine_name] for arm in turn})
+            for arm in turn:
+                size, seed = arm.settings.batch_size, arm.settings.seed
+                replay(engine, arm.engine_name, arm.keep, arm.state, size, seed, arm.record)
     norms = engine.step({arm.engine_name: _settings(arm, rates[arm.engine_name]) for arm in arms})
     measured = {name: (losses[name], float(norms[name])) for name in batches}
     seconds = (time.monotonic() - began) / len(arms)
@@ -112,6 +118,23 @@ def train_step(engine: Engine, arms: Sequence[Arm]) -> None:
             _note(engine, arm, batches[name], *measured[name], rates[name], seconds)
         except TrainingError as error:
             arm.failure = error.message
+
+
+def turns(engine: Engine, arms: Sequence[Arm]) -> Sequence[Sequence[Arm]]:
+    """Those that share passes, together; else one after another."""
+    return [arms] if engine.shares_passes else [[arm] for arm in arms]
+
+
+@contextmanager
+def own_random_numbers(turn: Sequence[Arm]) -> Iterator[None]:
+    """Dropout of an arm draws what it would draw alone; arms that share passes have none."""
+    if len(turn) > 1:
+        yield
+        return
+    [arm] = turn
+    set_random_state(arm.state.rng)
+    yield
+    arm.state = arm.state.model_copy(update={"rng": random_state()})
 
 
 def _settings(arm: Arm, rate: float) -> StepSettings:
@@ -125,7 +148,7 @@ def _note(
     require_finite(loss.mean, arm.state, "loss")
     require_finite(norm, arm.state, "gradient")
     note_losses(arm.record, arm.state.step, batch, loss.by_row)
-    arm.state = state = advanced(arm.state, engine, loss, tokens, seconds)
+    arm.state = state = advanced(arm.state, engine, loss, tokens, seconds, rng=arm.state.rng)
     arm.record.append("metrics.jsonl", Metric(
         step=state.step, epoch=state.step * arm.settings.batch_size / len(arm.rows), split="train", loss=loss.mean,
         tokens=loss.tokens, token_accuracy=loss.correct / max(1, loss.tokens), learning_rate=rate, grad_norm=norm,
@@ -138,16 +161,21 @@ def cool_down(engine: Engine, arms: Sequence[Arm]) -> int:
 
     Returns the tokens that passed.
     """
-    passed = 0
+    passed, before = 0, {arm.name: arm.state for arm in arms}
     for number in range(max(cool_down_steps(arm) for arm in arms)):
         here = [arm for arm in arms if number < cool_down_steps(arm)]
         batches = {arm.engine_name: arm.batch(arm.state.step + number) for arm in here}
-        engine.forward_backward(batches)
-        for arm in here:
-            if rows := replayed(arm.keep, arm.state.step + number, arm.settings.batch_size, arm.settings.seed):
-                engine.pull(arm.engine_name, rows, REPLAY_WEIGHT)
+        for turn in turns(engine, here):
+            with own_random_numbers(turn):
+                engine.forward_backward({arm.engine_name: batches[arm.engine_name] for arm in turn})
+                for arm in turn:
+                    size, seed = arm.settings.batch_size, arm.settings.seed
+                    if rows := replayed(arm.keep, arm.state.step + number, size, seed):
+                        engine.pull(arm.engine_name, rows, REPLAY_WEIGHT)
         engine.step({arm.engine_name: _settings(arm, _cooling_rate(arm, number)) for arm in here})
         passed += sum(len(row) for batch in batches.values() for row in batch)
+    for arm in arms:
+        arm.state = before[arm.name]
     return passed
 
 

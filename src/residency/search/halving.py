@@ -60,6 +60,8 @@ class Search:
     seconds: float = 0.0
     step: int = 0
     saved_at: float = field(default_factory=time.monotonic)
+    rng: dict[str, str] = field(default_factory=random_state)
+    """What the run's own training would begin with: adapters that are added draw too."""
 
     @property
     def total(self) -> int:
@@ -144,7 +146,7 @@ def new_arm(search: Search, name: str, rate: float) -> Arm:
     record = RunFolder(search.record / name)
     record.path.mkdir(parents=True, exist_ok=True)
     settings = search.settings.model_copy(update={"learning_rate": rate})
-    state = Progress(micro_batch_tokens=search.engine.micro_batch_tokens)
+    state = Progress(micro_batch_tokens=search.engine.micro_batch_tokens, rng=search.rng)
     return Arm(name, settings, search.rows, record, state, keep=search.keep)
 
 

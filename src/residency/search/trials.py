@@ -10,7 +10,7 @@ from typing import Any
 
 from residency.config.model import Full, RunConfig
 from residency.engine.adapters import peft_config
-from residency.engine.checkpoint import Progress
+from residency.engine.checkpoint import Progress, random_state
 from residency.engine.engine import FULL, Engine
 from residency.errors import Interrupted
 from residency.methods.signals import stop_requests
@@ -72,6 +72,7 @@ def engine_for(trials: Sequence[Trial]) -> Engine:
             continue
         config = peft_config(adapter, model.name_or_path, trial.prepared.template_token_ids)
         engine.add_adapter(trial.arm.engine_name, config, seed=trial.prepared.resolved.train.seed)
+        trial.arm.state = trial.arm.state.model_copy(update={"rng": random_state()})  # as the run alone begins
     return engine
 
 

@@ -40,6 +40,8 @@ def test_a_metrics_file_is_read_on_as_it_grows_and_anew_where_a_resumed_run_has_
     assert curve.losses == [3.0]
     measured(tmp_path, 2, 2.0)
     measured(tmp_path, 2, 2.5, "eval")
+    measured(tmp_path, 3, 0.1, "replay")
+    measured(tmp_path, 3, 0.2, "anchors")
     curve.read_on()
     assert (curve.losses, curve.held_out, curve.step) == ([3.0, 2.0], [2.5], 2)
     RunFolder(tmp_path).keep_metrics(1)
@@ -62,6 +64,15 @@ def test_candidates_are_shown_by_their_rate_and_with_why_they_were_given_up(tmp_
     assert "1,234" in text
     view.hear(Event(kind="search", message="", data={"learning_rate": 2e-4}))
     assert "chosen" in drawn(view)
+
+
+def test_a_search_that_goes_on_shows_who_is_left(tmp_path: Path) -> None:
+    view = View(tmp_path)
+    for number in (1, 2):
+        measured(tmp_path / "search" / f"candidate-{number}", 8, 2.0)
+    view.hear(Event(kind="search_resumed", message="", data={"rates": [1e-4, 2e-4], "kept": ["candidate-2"]}))
+    given_up = next(line for line in drawn(view).splitlines() if "given up" in line)
+    assert given_up.startswith("rate 0.0001")
 
 
 def test_where_nobody_watches_the_listener_is_the_one_given() -> None:
