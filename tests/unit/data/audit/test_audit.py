@@ -167,6 +167,13 @@ def test_in_a_short_question_another_word_makes_another_row() -> None:
     assert not lines(found, "near_duplicates")
 
 
+def test_rows_of_one_pattern_with_short_answers_of_their_own_are_no_duplicates() -> None:
+    text = "Parameters: val, a float. forward, a bool: see set_size_inches, which sets both of them at once for all."
+    found, _ = with_rows((f"Summarise: set_figheight. {text}", "Sets the height of the figure in inch."),
+                         (f"Summarise: set_figwidth. {text}", "Sets the width of the figure in inch."))  # fmt: skip
+    assert not lines(found, "near_duplicates")
+
+
 def test_labels_out_of_balance_are_told() -> None:
     rows = [(f"Is message {n} about {PEOPLE_WORDS[n % 7]} spam?", "spam" if n % 12 == 0 else "ham") for n in range(240)]
     found = audit(table(rows))
