@@ -102,7 +102,9 @@ def main() -> None:
     if options.measure:
         print(json.dumps(measure(options.measure)))
         return
-    results = []
+    results = (
+        {result["rows"]: result for result in json.loads(RESULTS.read_text())["results"]} if RESULTS.exists() else {}
+    )
     for count in options.rows:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "rows.jsonl"
@@ -114,10 +116,9 @@ def main() -> None:
         result = json.loads(done.stdout)
         seconds, gigabytes = LIMITS.get(count, (float("inf"), float("inf")))
         result["within_limits"] = result["seconds"] <= seconds and result["peak_gb"] <= gigabytes
-        results.append(result)
-        print(result, flush=True)
-        machine = {"cores": os.cpu_count(), "load_of_15_minutes": round(os.getloadavg()[2], 1)}
-        RESULTS.write_text(json.dumps({**machine, "results": results}, indent=2) + "\n")
+        results[count] = result | {"cores": os.cpu_count(), "load_of_15_minutes": round(os.getloadavg()[2], 1)}
+        print(results[count], flush=True)
+        RESULTS.write_text(json.dumps({"results": [results[rows] for rows in sorted(results)]}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,16 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(ResourceError, match="the disk is full"):
         durable.write_text(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_written_in_parts_is_not_there_before_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    durable.write_text(path, "old")
+    with suppress(ValueError), durable.new_file(path) as file:
+        file.write(b"new")
+        raise ValueError("stopped in the middle")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -30,6 +30,7 @@ ALIKE, ALIKE_WORDS = 0.4, 0.85
 NEAR_PROMPT = 0.5
 NEAR_ANSWER = 0.5
 NEAR_LEAK = 0.7
+SLIPPED = 0.0
 LEAK_WORDS = 8
 LEAK_CONTAINED = 0.6
 FEWEST_LEAK_WORDS = 3
@@ -84,10 +85,13 @@ def compare_rows(table: Table, num_train: int) -> Compared:
 
 
 def with_pairs(alike: Alike, more: Sequence[tuple[int, int]]) -> Alike:
-    """`more` are pairs whose runs of words tell nothing: their likeness counts as 0."""
-    known = set(map(tuple, alike.pairs.tolist())) if more else set()
-    new = as_pairs([pair for pair in more if pair not in known])
-    return Alike(np.concatenate([alike.pairs, new]), np.concatenate([alike.likeness, np.zeros(len(new))]))
+    """`more` are pairs whose runs of words tell nothing: their likeness counts as SLIPPED."""
+    if not more:
+        return alike
+    slipped = set(more)
+    others = ~np.array([pair in slipped for pair in map(tuple, alike.pairs.tolist())], dtype=np.bool_)
+    pairs = np.concatenate([alike.pairs[others], as_pairs(more)])
+    return Alike(pairs, np.concatenate([alike.likeness[others], np.full(len(more), SLIPPED)]))
 
 
 def whole_rows(prompts: Words, answers: Words) -> Iterator[Words]:
@@ -100,6 +104,17 @@ def whole_rows(prompts: Words, answers: Words) -> Iterator[Words]:
         for part, begins in ((asked, starts[:-1]), (said, starts[:-1] + asked.counts + 1)):
             ids[np.arange(len(part.ids)) + np.repeat(begins - part.starts[:-1], part.counts)] = part.ids
         yield Words(ids, starts)
+
+
+def asked_or_said(prompts: Words, answers: Words) -> Iterator[Words]:
+    """The prompt of each row, or where there is none the answer, in parts."""
+    for first, last in prompts.chunks():
+        asked, said = prompts.part(first, last), answers.part(first, last)
+        if asked.counts.all():
+            yield asked
+            continue
+        texts = [asked.row(row) or said.row(row) for row in range(len(asked))]
+        yield Words(np.array([i for text in texts for i in text], np.int32), np.cumsum([0, *map(len, texts)]))
 
 
 def equal_rows(prompts: Words, answers: Words, table: Table) -> NDArray[np.int64]:
@@ -158,8 +173,8 @@ def as_pairs(pairs: Sequence[tuple[int, int]]) -> Pairs:
 def is_near_copy(compared: Compared, left: int, right: int, like: float) -> bool:
     """Whether two similar rows say the same, rather than being two rows made from one pattern.
 
-    Rows of one pattern differ in what fills it: in figures, in a word that changes in both question and answer, or in
-    one word of a short question.
+    Rows of one pattern differ in what fills it: in figures, in a word that changes in both question and answer, in one
+    word of a short question, or in words of the question and of a short answer.
     Texts without words, as an emoji, are compared as they stand.
     """
     prompts = [compared.prompts.row(row) for row in (left, right)]
@@ -176,7 +191,10 @@ def is_near_copy(compared: Compared, left: int, right: int, like: float) -> bool
     asked, said = ({*pair[0]} ^ {*pair[1]} for pair in (prompts, answers))
     if any(compared.words[word] not in FILLERS for word in asked & said):
         return False
-    return min(map(len, prompts)) > SHORT_WORDS or not other_words(compared, *prompts)
+    short_question, short_answer = (min(map(len, pair)) <= SHORT_WORDS for pair in (prompts, answers))
+    if not (short_question or short_answer) or not other_words(compared, *prompts):
+        return True
+    return not short_question and not other_words(compared, *answers)
 
 
 def other_words(compared: Compared, left: Sequence[int], right: Sequence[int]) -> bool:
@@ -203,8 +221,11 @@ def contradictions(compared: Compared) -> Pairs:
     number, systems = compared.num_train, compared.table.systems
     near = [
         (a, b)
-        for a, b, _ in compared.near_prompts.each()
-        if b < number and systems[a] == systems[b] and same_question(compared.questions, a, b)
+        for a, b, like in compared.near_prompts.each()
+        if b < number
+        and systems[a] == systems[b]
+        and (like == SLIPPED or like >= NEAR_PROMPT)
+        and same_question(compared.questions, a, b)
     ]
     asked = np.flatnonzero(compared.prompts.counts[:number])
     questions = clusters_of(number, np.concatenate([as_pairs(near), equal_links(compared.prompt_keys, asked)]))
@@ -301,11 +322,15 @@ def held_runs(compared: Compared, tests: NDArray[np.int64], size: int) -> Iterat
 
 
 def holders_of(asked: NDArray[np.uint64], compared: Compared, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(training row, index into `asked`) for each of the runs `asked` that stands in a training row."""
-    training = [part.part(0, compared.num_train) for part in (compared.prompts, compared.answers)]
+    """(training row, index into `asked`) for each of the runs `asked` that stands in a training row's prompt.
+
+    In an answer it gives nothing away: what was one speaker's answer may be the other's question. Plain text is read as
+    it stands.
+    """
+    prompts, answers = (part.part(0, compared.num_train) for part in (compared.prompts, compared.answers))
     found = [np.zeros(0, dtype=np.int64)]
     first = 0
-    for part in whole_rows(*training) if len(asked) else ():
+    for part in asked_or_said(prompts, answers) if len(asked) else ():
         runs, starts = shingles(part, size, whole=True)
         rows = np.repeat(np.arange(first, first + len(part)), np.diff(starts))
         places = np.minimum(np.searchsorted(asked, runs), len(asked) - 1)

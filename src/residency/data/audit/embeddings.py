@@ -95,7 +95,7 @@ def unit(vectors: NDArray[np.float32]) -> Vectors:
     return np.asarray(vectors / np.where(lengths > 0, lengths, 1), dtype=np.float32)
 
 
-def blocks(count: int, width: int, cells: int = 20_000_000) -> Iterator[slice]:
+def blocks(count: int, width: int, cells: int = 5_000_000) -> Iterator[slice]:
     """Slices of `count` rows, of so many that a block of similarities to `width` others stays small."""
     size = max(1, cells // max(1, width))
     for first in range(0, count, size):

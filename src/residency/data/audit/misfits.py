@@ -40,7 +40,7 @@ def neighbour_fit(prompts: Vectors, answers: Vectors, seed: int) -> NDArray[np.f
         similar = prompts[part] @ prompts[compared].T
         inside = np.flatnonzero(place[part] >= 0)
         similar[inside, place[part][inside]] = -2  # a row is not its own neighbour
-        nearest = compared[np.argpartition(-similar, count - 1, axis=1)[:, :count]]
+        nearest = compared[np.argpartition(similar, -count, axis=1)[:, -count:]]
         fit[part] = np.einsum("ij,ikj->ik", answers[part], answers[nearest]).max(axis=1)
     return fit
 

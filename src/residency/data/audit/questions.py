@@ -32,6 +32,8 @@ SHORT_WORDS = 12
 """In fewer words a slip of the pen changes so many of the runs of three that the prompts no longer look similar."""
 SHORTEST_SLIP = 4
 MOST_SLIPS = 8
+MOST_MISSPELT = 3
+"""In one prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,8 @@ def same_question(questions: Questions, left: int, right: int) -> bool:
     if min(len(one), len(two)) < FEWEST_TELLING:
         return False
     allowed = min(len(one), len(two)) // WORDS_A_CHANGE
+    if len({*one} ^ {*two}) > allowed + 2 * MOST_MISSPELT:
+        return False
     for change in Levenshtein.editops(one, two):
         if change.tag == "replace":
             if not is_misspelling(questions, one[change.src_pos], two[change.dest_pos]):
@@ -90,16 +94,21 @@ def same_question(questions: Questions, left: int, right: int) -> bool:
 
 def is_misspelling(questions: Questions, left: int, right: int) -> bool:
     """One of two long words is found nowhere else and is one slip of the pen away from the other, which is found more
-    often or has the same letters. The first letter is seldom wrong."""
+    often or has the same letters.
+
+    A slip leaves a letter out, doubles it or exchanges two. With another letter (Iceland, Ireland), or another first
+    one (Gambia, Zambia), it may well be another name.
+    """
     one, two = questions.words[left], questions.words[right]
-    if not (one.isalpha() and two.isalpha()) or min(len(one), len(two)) < SHORTEST_SLIP:
+    if not (one.isalpha() and two.isalpha()) or min(len(one), len(two)) < SHORTEST_SLIP or one[0] != two[0]:
         return False
     rare, common = sorted((int(questions.frequency[left]), int(questions.frequency[right])))
+    same_letters = sorted(one) == sorted(two)
     return (
         rare == 1
-        and one[0] == two[0]
+        and (same_letters or len(one) != len(two))
         and OSA.distance(one, two, score_cutoff=1) <= 1
-        and (common > 1 or (len(one) > SHORTEST_SLIP and sorted(one) == sorted(two)))
+        and (common > 1 or (same_letters and len(one) > SHORTEST_SLIP))
     )
 
 

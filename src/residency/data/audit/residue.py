@@ -9,10 +9,13 @@ SPECIAL = (
     r"<\|[a-z_0-9]{2,40}\|>|<\uff5c[^\uff5c\n]{1,40}\uff5c>|<(?:start|end)_of_turn>|</?(?:bos|eos|pad|unk)>|\[/?INST\]|<</?SYS>>"
     r"|\[(?:BOS|EOS|PAD|CLS|SEP)\]|\A\s*<s>|</s>\s*\Z"
 )
+QUOTE = "[\"'`]"
+UNQUOTED = f"(?:(?<!{QUOTE})(?:{SPECIAL})|(?:{SPECIAL})(?!{QUOTE}))"
+"""A token in quotes is talked about."""
 HEADINGS = r"^#{2,3} ?(?:Instruction|Response|Input|Output|Assistant|Human|User|System)\s*:"
 HOLES = r"\{\{\s*(?:name|author|user|input|output|instruction|response|question|answer|context|prompt)\s*\}\}"
 SPEAKER = r"(?:Human|Assistant|User|AI|Bot|System)"
-ANYWHERE = f"{SPECIAL}|{HEADINGS}|{HOLES}"
+ANYWHERE = f"{UNQUOTED}|{HEADINGS}|{HOLES}"
 IN_PROMPT = re.compile(rf"{ANYWHERE}|\A\s*{SPEAKER}:[ \t]|\n(?:Assistant|AI|Bot):\s*\Z", re.MULTILINE)
 IN_ANSWER = re.compile(
     rf"{ANYWHERE}|\A\s*(?:Assistant|AI|Bot):[ \t]|^(?:Human|User|Assistant):(?=[ \t]|$)", re.MULTILINE

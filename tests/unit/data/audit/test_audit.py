@@ -81,7 +81,7 @@ def test_another_question_is_no_contradiction() -> None:
 
 def test_a_slip_of_the_pen_in_a_short_question_makes_no_other_question() -> None:
     found, line = with_rows(("Do you have cousins?", "A few clones."), ("Do you have cousnis?", "Nobody at all."),
-                            ("Is Guinea far?", "Yes, it is."), ("Is Guyana far?", "Nobody knows."))  # fmt: skip
+                            ("Where is Iceland?", "In the north."), ("Where is Ireland?", "In the west."))  # fmt: skip
     assert lines(found, "contradictions") == [line + 1]
 
 
@@ -121,6 +121,13 @@ def test_a_short_test_question_within_other_words_is_a_leak_where_the_answer_is_
     assert lines(found, "leaks") == [len(clean_rows()) + 1]
 
 
+def test_a_test_question_that_was_somebodys_answer_is_no_leak_and_in_plain_text_it_is() -> None:
+    said = "I have not yet been programmed to feel anger about anything at all"
+    test = table_of_rows([(f"{said}.", "Why not?")])
+    assert not lines(audit(table([*clean_rows(), ("Are you angry?", f"{said}.")]), test), "leaks")
+    assert lines(audit(table([*clean_rows(), ("", f"He said: {said}.")]), test), "leaks") == [len(clean_rows()) + 1]
+
+
 def test_secrets_personal_data_and_residue_are_named() -> None:
     found, line = with_rows(
         ("Log in with ghp_16C7e42F292c6912E7710c838347Ae178B4a please.", "Done, you are in now."),
@@ -130,6 +137,12 @@ def test_secrets_personal_data_and_residue_are_named() -> None:
     assert lines(found, "secrets") == [line]
     assert lines(found, "personal_data") == [line + 1]
     assert lines(found, "residue") == [line + 2]
+
+
+def test_a_special_token_that_is_talked_about_is_no_residue() -> None:
+    found, line = with_rows(("Which token ends a text?", 'It is "</s>", and `[CLS]` begins one here.'),
+                            ("Which token ends a line?", "None does that.</s>"))  # fmt: skip
+    assert lines(found, "residue") == [line + 1]
 
 
 def test_an_answer_that_stops_in_the_middle_is_named() -> None:
@@ -151,6 +164,13 @@ def test_a_courtesy_before_the_answer_is_a_format_and_a_courtesy_alone_is_an_ans
 def test_in_a_short_question_another_word_makes_another_row() -> None:
     found, _ = with_rows(("Is spring a season?", "Yes, a season of the year."),
                          ("Is autumn a season?", "Yes, a season of the year."))  # fmt: skip
+    assert not lines(found, "near_duplicates")
+
+
+def test_rows_of_one_pattern_with_short_answers_of_their_own_are_no_duplicates() -> None:
+    text = "Parameters: val, a float. forward, a bool: see set_size_inches, which sets both of them at once for all."
+    found, _ = with_rows((f"Summarise: set_figheight. {text}", "Sets the height of the figure in inch."),
+                         (f"Summarise: set_figwidth. {text}", "Sets the width of the figure in inch."))  # fmt: skip
     assert not lines(found, "near_duplicates")
 
 
@@ -191,6 +211,11 @@ def test_every_lost_point_has_rows() -> None:
     record = found.as_record()
     assert record["score"] == round(100 - sum(one["points"] for one in record["findings"]))
     assert all(one["rows"] for one in record["findings"] if one["points"])
+
+
+def test_the_record_says_what_the_first_rows_say_and_nothing_private() -> None:
+    found, line = with_rows(("Log in with ghp_16C7e42F292c6912E7710c838347Ae178B4a please.", "Done, you are in now."))
+    assert found.as_record()["said"][f"train.jsonl:{line}"] == "Log in with [SECRET] please. -> Done, you are in now."
 
 
 def test_one_row_is_enough() -> None:
