@@ -65,8 +65,7 @@ class Home:
     def create(self, base: Path | str, training_file: str, **fields: Any) -> str:
         hyperparameters = {"n_epochs": "auto", "batch_size": "auto", "learning_rate_multiplier": "auto"}
         hyperparameters |= fields.pop("hyperparameters", {})
-        values = {"seed": 0, "model": "tiny", "base": str(base), "project_id": self.project,
-                  "extensions": {"settings": {"eval": {"probes": 0}}}} | fields  # fmt: skip
+        values = {"seed": 0, "model": "tiny", "base": str(base), "project_id": self.project} | fields
         method = {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}
         with self.database.write() as session:
             job = Job(training_file=training_file, method=method, **values)
