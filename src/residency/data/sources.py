@@ -25,6 +25,8 @@ MAX_JSON_BYTES = 500_000_000
 """A JSON array is read whole, and takes several times its size in memory."""
 MAX_GROWTH, GROWTH_FREE_BYTES = 200, 1_000_000_000
 """A Parquet file whose text is so many times the file's size, and more than this, was made to fill the memory."""
+BATCH_ROWS = 100
+"""Arrow holds 2 GB of nested text at once: so many rows of the length that a row may have fit."""
 JSON_COLUMNS = ("messages", "conversations", "tools", "history")
 
 
@@ -249,7 +251,8 @@ def _read_parquet(source: str, file: BinaryIO) -> Iterator[RawRow]:
     try:
         # Text stays in its dictionary until a row is taken: a value of megabytes may stand in every row.
         texts = _text_columns(parquet.ParquetFile(file).schema)
-        for batch in parquet.ParquetFile(file, read_dictionary=texts).iter_batches(batch_size=1000, use_threads=False):
+        parts = parquet.ParquetFile(file, read_dictionary=texts).iter_batches(BATCH_ROWS, use_threads=False)
+        for batch in parts:
             for row in range(batch.num_rows):
                 number += 1
                 value = {name: column[row].as_py() for name, column in zip(batch.schema.names, batch, strict=True)}
