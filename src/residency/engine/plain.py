@@ -152,7 +152,7 @@ class PlainPath:
         lengths = [needed_length(row) for _, _, row in members]
         count = self._lanes(len(members))
         if capacity:
-            count = max(1, min(count, capacity // max(lengths, default=1)))
+            count = max(1, min(count, capacity // max([1, *lengths])))
         whole = 0 < sum(lengths) <= capacity and count > 1
         plans = split_evenly(lengths, count) if whole else plan_packs(lengths, capacity // count)
         attention.install(self.base, packed=True)
