@@ -272,7 +272,8 @@ def _read_parquet(source: str, file: BinaryIO) -> Iterator[RawRow]:
 
 
 def _text_columns(schema: Any) -> list[str]:
-    return [column.path for column in schema if column.physical_type == "BYTE_ARRAY"]
+    """Columns of plain text: of texts inside a list, arrow can take the dictionary of one part of the file alone."""
+    return [column.path for column in schema if column.physical_type == "BYTE_ARRAY" and "." not in column.path]
 
 
 def _text_bytes(value: Any) -> int:

@@ -76,6 +76,15 @@ def test_parquet(tmp_path: Path) -> None:
     assert lines(tmp_path / "a.parquet") == [1, 2]
 
 
+def test_parquet_of_conversations_in_many_parts(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    rows = [{"messages": [{"role": "user", "content": f"{number} " * 20}] * 2} for number in range(300)]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=30)
+    assert values(tmp_path / "a.parquet") == rows
+
+
 def test_text_has_one_document_a_line(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one story\n\n  another\n")
     assert values(tmp_path / "a.txt") == [{"text": "one story"}, {"text": "  another"}]
