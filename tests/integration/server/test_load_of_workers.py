@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import func, select
 
 from residency.server.database.tables import Job, JobEvent
-from residency.server.trainer_null import STARTS, STEPS
+from residency.server.trainer_null import ENDS, STARTS, STEPS
 from residency.server.worker import LANES, work
 from tests.e2e.tiny import rows
 from tests.integration.server.rig import Home, end, jsonl
@@ -44,10 +44,13 @@ def unfinished(home: Home) -> int:
         return session.scalar(select(func.count()).where(Job.status != "succeeded")) or 0
 
 
+def lines(home: Home, job: str, name: str) -> list[str]:
+    return (home.settings.home / "work" / job / name).read_text().splitlines()
+
+
 def assert_each_was_trained_once(home: Home, jobs: list[str]) -> None:
     assert unfinished(home) == 0
-    starts = [(home.settings.home / "work" / job / STARTS).read_text().splitlines() for job in jobs]
-    assert {len(one) for one in starts} == {1}
+    assert {len(lines(home, job, STARTS)) for job in jobs} == {1}
     with home.database.read() as session:
         told = session.execute(select(JobEvent.job_id, JobEvent.type, func.count()).group_by(
             JobEvent.job_id, JobEvent.type)).all()  # fmt: skip
@@ -75,11 +78,11 @@ def test_no_job_is_claimed_by_two_of_eight_workers(home: Home) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_two_thousand_jobs_and_eight_workers_of_which_some_are_killed(home: Home) -> None:
-    jobs = create(home, 2000, "queued")
+    jobs, kills = create(home, 2000, "queued"), 3
     workers = [home.start_worker() for _ in range(WORKERS)]
     began = time.monotonic()
     try:
-        for number in range(3):
+        for number in range(kills):
             home.wait_until(lambda: unfinished(home) <= 1900 - 500 * number, patience=3000)  # noqa: B023
             end(workers[number], signal.SIGKILL)
             workers[number] = home.start_worker()
@@ -88,6 +91,10 @@ def test_two_thousand_jobs_and_eight_workers_of_which_some_are_killed(home: Home
         for worker in workers:
             end(worker)
     print(f"{len(jobs)} jobs in {time.monotonic() - began:.0f} s")
+    assert {len(lines(home, job, ENDS)) for job in jobs} == {1}, "each is trained to its end once"
+    again = [job for job in jobs if home.job(job).attempt > 1]
+    assert len(again) <= kills, "nothing is claimed twice but what a killed worker held"
+    assert all(len(lines(home, job, STARTS)) == 1 for job in set(jobs) - set(again))
     with home.database.read() as session:
         done = select(func.count()).where(JobEvent.message == "The job has successfully completed")
         assert session.scalar(done) == len(jobs)
