@@ -141,7 +141,7 @@ def trial_ms(row: str, batch: list[Rendered], depth: int) -> float:
 
 
 def profile(engine: Engine, batch: dict[str, list[Rendered]], settings: dict[str, StepSettings]) -> dict[str, Any]:
-    """Milliseconds of one step by kernel, the longest first."""
+    """Milliseconds of one step: of all kernels, then by kernel, the longest first."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as recorded:
         engine.forward_backward(batch)
         engine.step(settings)
@@ -151,7 +151,8 @@ def profile(engine: Engine, batch: dict[str, list[Rendered]], settings: dict[str
         if event.device_type == torch.autograd.DeviceType.CUDA:
             times[event.name] += event.device_time / 1e3
             counts[event.name] += 1
-    return {f"{name[:90]} x{counts[name]}": round(ms, 2) for name, ms in times.most_common(28)}
+    longest = {f"{name[:90]} x{counts[name]}": round(ms, 2) for name, ms in times.most_common(28)}
+    return {f"all kernels x{counts.total()}": round(times.total(), 2)} | longest
 
 
 def main() -> None:

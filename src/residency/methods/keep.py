@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from residency.engine.checkpoint import Progress
 from residency.engine.divergence import Remembered
-from residency.engine.engine import FULL, Engine
+from residency.engine.engine import FULL, Engine, Loss
 from residency.evals.retention import divergence_of
 from residency.methods.order import rows_of_step
 from residency.records import Interval, Metric, RunFolder
@@ -42,23 +42,28 @@ class Keep:
 NOTHING = Keep((), (), 4, math.inf, stop=False)
 
 
-def replay(engine: Engine, name: str, keep: Keep, state: Progress, batch_size: int, seed: int, run: RunFolder) -> None:
-    """Adds the pull towards the base for the step that follows `state`, and notes how far off it was."""
-    rows = replayed(keep, state.step, batch_size, seed)
-    if not rows:
-        return
-    mean = engine.pull(name, rows, REPLAY_WEIGHT).mean
-    epoch = (state.step + 1) * len(rows) / len(keep.replay)
-    tokens = sum(len(one.base) for one in rows)
-    run.append("metrics.jsonl", Metric(step=state.step + 1, epoch=epoch, split="replay", loss=mean,
-                                       tokens=tokens, seconds=state.seconds))  # fmt: skip
+def replay(engine: Engine, name: str, keep: Keep, step: int, batch_size: int, seed: int) -> Loss | None:
+    """Adds the pull towards the base for the step after `step` others. Returns how far off the model was."""
+    rows = replayed(keep, step, batch_size, seed)
+    return engine.pull(name, rows, REPLAY_WEIGHT) if rows else None
+
+
+def note_replay(run: RunFolder, keep: Keep, state: Progress, loss: Loss, batch_size: int) -> None:
+    """Writes down what `replay` returned for the step that follows `state`."""
+    epoch = (state.step + 1) * replayed_rows(keep, batch_size) / len(keep.replay)
+    run.append("metrics.jsonl", Metric(step=state.step + 1, epoch=epoch, split="replay", loss=loss.mean,
+                                       tokens=loss.tokens, seconds=state.seconds))  # fmt: skip
+
+
+def replayed_rows(keep: Keep, batch_size: int) -> int:
+    return max(1, round(batch_size / keep.rows_per_replayed))
 
 
 def replayed(keep: Keep, step: int, batch_size: int, seed: int) -> list[Remembered]:
     """What is replayed beside the rows of that step."""
     if not keep.replay:
         return []
-    count = max(1, round(batch_size / keep.rows_per_replayed))
+    count = replayed_rows(keep, batch_size)
     return [keep.replay[i] for i in rows_of_step(step, count, len(keep.replay), seed + REPLAY_SEED)]
 
 

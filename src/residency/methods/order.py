@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
 
+@lru_cache(maxsize=8)
 def order_of_epoch(epoch: int, count: int, seed: int) -> NDArray[np.int64]:
+    """Not to be written to: whoever asks again gets the same array."""
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 

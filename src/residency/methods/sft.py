@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ from residency.engine.engine import Engine, Loss
 from residency.engine.optim import StepSettings, learning_rate_at
 from residency.errors import Interrupted, TrainingError
 from residency.evals.fit import badge
-from residency.methods.keep import NOTHING, Keep, replay, watch
+from residency.methods.keep import NOTHING, Keep, note_replay, replay, watch
 from residency.methods.order import rows_of_step
 from residency.methods.row_losses import note_losses
 from residency.methods.signals import stop_requests
@@ -41,6 +41,21 @@ class Outcome:
     progress: Progress
     stopped_early: bool
     total_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A step whose numbers have not been read: a device may still be working on it, and reading them waits for it."""
+
+    step: int
+    """Steps before it."""
+    batch: Sequence[Rendered]
+    learning_rate: float
+    loss: Loss
+    replayed: Loss | None
+    norms: Mapping[str, float]
+    seconds: float
+    """That handing it to the device took; on a CPU, all of it."""
 
 
 def train(
@@ -64,20 +79,31 @@ def train(
     if state.step == 0:
         state = measure(engine, name, held_out, state, settings, checkpoints, len(rows), keep)
     saved_at, stopped_early = time.monotonic(), state.step < total and out_of_patience(state, settings, keep)
+    step = state.step
+    taken: Taken | None = None
     with stop_requests() as stop_requested, track("training", total) as advance:
         advance(state.step)
-        while state.step < total and not stopped_early:
-            state = take_step(engine, name, rows, state, total, settings, run, keep)
-            advance(note=f"loss {state.recent_losses[-1]:.3f}")
+        while step < total and not stopped_early:
+            before, taken = taken, take_step(engine, name, rows, step, total, settings, keep)
+            step += 1
+            if before:  # read while the device works on the step after it
+                state = noted(before, state, engine, name, len(rows), settings, keep, run)
+                advance(note=f"loss {state.recent_losses[-1]:.3f}")
 
-            last = state.step == total
-            if is_due(settings.eval_every_steps, state.step, settings.batch_size, len(rows)) or last:
-                state = measure(engine, name, held_out, state, settings, checkpoints, len(rows), keep)
-                stopped_early = out_of_patience(state, settings, keep) and not last
+            last = step == total
+            measuring = is_due(settings.eval_every_steps, step, settings.batch_size, len(rows)) or last
             overdue = time.monotonic() - saved_at > settings.save_every_minutes * 60
             signal = stop_requested()
-            save = is_due(settings.save_every_steps, state.step, settings.batch_size, len(rows))
-            if save or last or overdue or signal or stopped_early:
+            save = is_due(settings.save_every_steps, step, settings.batch_size, len(rows)) or last or overdue or signal
+            if not (measuring or save):
+                continue
+            state = noted(taken, state, engine, name, len(rows), settings, keep, run)
+            state, taken = state.model_copy(update={"rng": random_state()}), None
+            advance(note=f"loss {state.recent_losses[-1]:.3f}")
+            if measuring:
+                state = measure(engine, name, held_out, state, settings, checkpoints, len(rows), keep)
+                stopped_early = out_of_patience(state, settings, keep) and not last
+            if save or stopped_early:
                 path = checkpoints.save(state, lambda folder: engine.save(name, folder))
                 saved_at = time.monotonic()
             if signal:
@@ -96,29 +122,45 @@ def take_step(
     engine: Engine,
     name: str,
     rows: Sequence[Rendered],
-    state: Progress,
+    step: int,
     total: int,
     settings: Train[Final],
-    run: RunFolder,
     keep: Keep,
-) -> Progress:
-    """One optimizer step and its line in the metrics; loss and norm are read when the device has all of its work."""
+) -> Taken:
+    """One optimizer step, handed to the device; nothing waits for it."""
     assert not isinstance(settings.learning_rate, str), "a search has found a rate before"
     began = time.monotonic()
-    batch = [rows[i] for i in rows_of_step(state.step, settings.batch_size, len(rows), settings.seed)]
-    rate = learning_rate_at(state.step, total, settings.learning_rate, settings.schedule, settings.warmup_share)
+    batch = [rows[i] for i in rows_of_step(step, settings.batch_size, len(rows), settings.seed)]
+    rate = learning_rate_at(step, total, settings.learning_rate, settings.schedule, settings.warmup_share)
     loss = engine.forward_backward({name: batch})[name]
-    replay(engine, name, keep, state, settings.batch_size, settings.seed, run)
-    norm = engine.step({name: StepSettings(rate, settings.weight_decay, settings.max_grad_norm)})[name]
+    replayed = replay(engine, name, keep, step, settings.batch_size, settings.seed)
+    norms = engine.step({name: StepSettings(rate, settings.weight_decay, settings.max_grad_norm)})
+    return Taken(step, batch, rate, loss, replayed, norms, time.monotonic() - began)
+
+
+def noted(
+    taken: Taken,
+    state: Progress,
+    engine: Engine,
+    name: str,
+    rows: int,
+    settings: Train[Final],
+    keep: Keep,
+    run: RunFolder,
+) -> Progress:
+    """The state after this step, once its numbers are there, and its lines in the metrics."""
+    began, loss, norm = time.monotonic(), taken.loss, taken.norms[name]
     require_finite(loss.mean, state, "loss")
     require_finite(norm, state, "gradient")
-    note_losses(run, state.step, batch, loss.by_row)
-    tokens, seconds = sum(len(row) for row in batch), time.monotonic() - began
+    if taken.replayed:
+        note_replay(run, keep, state, taken.replayed, settings.batch_size)
+    note_losses(run, taken.step, taken.batch, loss.by_row)
+    tokens, seconds = sum(len(row) for row in taken.batch), taken.seconds + time.monotonic() - began
     state = advanced(state, engine, loss, tokens, seconds)
     require_no_explosion(state)
     run.append("metrics.jsonl", Metric(
-        step=state.step, epoch=state.step * settings.batch_size / len(rows), split="train", loss=loss.mean,
-        tokens=loss.tokens, token_accuracy=loss.correct / max(1, loss.tokens), learning_rate=rate,
+        step=state.step, epoch=state.step * settings.batch_size / rows, split="train", loss=loss.mean,
+        tokens=loss.tokens, token_accuracy=loss.correct / max(1, loss.tokens), learning_rate=taken.learning_rate,
         grad_norm=norm, tokens_per_second=tokens / seconds, seconds=state.seconds))  # fmt: skip
     return state
 
@@ -194,10 +236,7 @@ def judged(state: Progress, metric: Metric, run: RunFolder) -> Progress:
     })  # fmt: skip
 
 
-def advanced(
-    state: Progress, engine: Engine, loss: Loss, tokens: int, seconds: float, *, rng: dict[str, str] | None = None
-) -> Progress:
-    """`rng` where it is not torch's own present state."""
+def advanced(state: Progress, engine: Engine, loss: Loss, tokens: int, seconds: float) -> Progress:
     return state.model_copy(update={
         "step": state.step + 1,
         "tokens": state.tokens + tokens,
@@ -209,7 +248,6 @@ def advanced(
         "micro_batch_tokens": engine.micro_batch_tokens,
         "first_loss": loss.mean if state.first_loss is None else state.first_loss,
         "recent_losses": (*state.recent_losses, loss.mean)[-RECENT:],
-        "rng": random_state() if rng is None else rng,
     })  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from residency.engine.checkpoint import Progress, random_state, set_random_state
 from residency.engine.engine import Engine, Loss
 from residency.engine.optim import StepSettings, learning_rate_at
 from residency.errors import TrainingError
-from residency.methods.keep import NOTHING, REPLAY_WEIGHT, Keep, replay, replayed
+from residency.methods.keep import NOTHING, REPLAY_WEIGHT, Keep, note_replay, replay, replayed
 from residency.methods.order import rows_of_step
 from residency.methods.row_losses import note_losses
 from residency.methods.sft import advanced, require_finite, require_no_explosion
@@ -97,25 +97,52 @@ def standard_error(one: Score, other: Score) -> float:
     return float(math.sqrt(count / max(1, count - 1) * float((residual**2).sum())) / tokens)
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A step of some arms whose numbers have not been read: a device may still be working on it."""
+
+    arms: Sequence[Arm]
+    batches: Mapping[str, Sequence[Rendered]]
+    """This and the rest by the engine's names."""
+    rates: Mapping[str, float]
+    losses: Mapping[str, Loss]
+    replayed: Mapping[str, Loss | None]
+    norms: Mapping[str, float]
+    seconds: float
+    """That handing it to the device took; on a CPU, all of it."""
+
+
 def train_step(engine: Engine, arms: Sequence[Arm]) -> None:
     """One step of each arm. One whose loss is lost gets a `failure` instead; the others go on."""
+    note(engine, take_step(engine, arms))
+
+
+def take_step(engine: Engine, arms: Sequence[Arm], *, ahead: int = 0) -> Taken:
+    """One step of each arm, handed to the device, `ahead` steps after what was noted."""
     began = time.monotonic()
-    batches = {arm.engine_name: arm.batch(arm.state.step) for arm in arms}
-    rates = {arm.engine_name: arm.rate_at(arm.state.step) for arm in arms}
+    batches = {arm.engine_name: arm.batch(arm.state.step + ahead) for arm in arms}
+    rates = {arm.engine_name: arm.rate_at(arm.state.step + ahead) for arm in arms}
     losses: dict[str, Loss] = {}
+    replayed_losses: dict[str, Loss | None] = {}
     for turn in turns(engine, arms):
         with own_random_numbers(turn):
             losses |= engine.forward_backward({arm.engine_name: batches[arm.engine_name] for arm in turn})
             for arm in turn:
-                size, seed = arm.settings.batch_size, arm.settings.seed
-                replay(engine, arm.engine_name, arm.keep, arm.state, size, seed, arm.record)
+                size, seed, step = arm.settings.batch_size, arm.settings.seed, arm.state.step + ahead
+                replayed_losses[arm.engine_name] = replay(engine, arm.engine_name, arm.keep, step, size, seed)
     norms = engine.step({arm.engine_name: _settings(arm, rates[arm.engine_name]) for arm in arms})
-    measured = {name: (losses[name], float(norms[name])) for name in batches}
-    seconds = (time.monotonic() - began) / len(arms)
-    for arm in arms:
-        name = arm.engine_name
+    return Taken(arms, batches, rates, losses, replayed_losses, norms, time.monotonic() - began)
+
+
+def note(engine: Engine, taken: Taken) -> None:
+    """Brings the arms' states and metrics up to a step that was taken; of one that has failed before, nothing."""
+    began = time.monotonic()
+    going = [arm for arm in taken.arms if not arm.failure]
+    measured = {arm.engine_name: float(taken.norms[arm.engine_name]) for arm in going}
+    seconds = (taken.seconds + time.monotonic() - began) / max(1, len(going))
+    for arm in going:
         try:
-            _note(engine, arm, batches[name], *measured[name], rates[name], seconds)
+            _note(engine, arm, taken, measured[arm.engine_name], seconds)
         except TrainingError as error:
             arm.failure = error.message
 
@@ -141,18 +168,20 @@ def _settings(arm: Arm, rate: float) -> StepSettings:
     return StepSettings(rate, arm.settings.weight_decay, arm.settings.max_grad_norm)
 
 
-def _note(
-    engine: Engine, arm: Arm, batch: Sequence[Rendered], loss: Loss, norm: float, rate: float, seconds: float
-) -> None:
+def _note(engine: Engine, arm: Arm, taken: Taken, norm: float, seconds: float) -> None:
+    name = arm.engine_name
+    batch, loss, replay_loss = taken.batches[name], taken.losses[name], taken.replayed[name]
     tokens = sum(len(row) for row in batch)
     require_finite(loss.mean, arm.state, "loss")
     require_finite(norm, arm.state, "gradient")
+    if replay_loss:
+        note_replay(arm.record, arm.keep, arm.state, replay_loss, arm.settings.batch_size)
     note_losses(arm.record, arm.state.step, batch, loss.by_row)
-    arm.state = state = advanced(arm.state, engine, loss, tokens, seconds, rng=arm.state.rng)
+    arm.state = state = advanced(arm.state, engine, loss, tokens, seconds)
     arm.record.append("metrics.jsonl", Metric(
         step=state.step, epoch=state.step * arm.settings.batch_size / len(arm.rows), split="train", loss=loss.mean,
-        tokens=loss.tokens, token_accuracy=loss.correct / max(1, loss.tokens), learning_rate=rate, grad_norm=norm,
-        tokens_per_second=tokens / seconds, seconds=state.seconds))  # fmt: skip
+        tokens=loss.tokens, token_accuracy=loss.correct / max(1, loss.tokens), learning_rate=taken.rates[name],
+        grad_norm=norm, tokens_per_second=tokens / seconds, seconds=state.seconds))  # fmt: skip
     require_no_explosion(state)
 
 

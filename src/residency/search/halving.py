@@ -20,7 +20,18 @@ from residency.methods.keep import NOTHING, Keep, forgotten
 from residency.methods.signals import stop_requests
 from residency.progress import track
 from residency.records import Candidate, RunFolder
-from residency.search.arms import Arm, Score, cool_down, restore_arms, save_arms, score, standard_error, train_step
+from residency.search.arms import (
+    Arm,
+    Score,
+    Taken,
+    cool_down,
+    note,
+    restore_arms,
+    save_arms,
+    score,
+    standard_error,
+    take_step,
+)
 from residency.search.ladder import bearable, probe
 
 MARKS = ((0.05, 4), (0.2, 2), (0.5, 1))
@@ -185,26 +196,39 @@ def save(search: Search, checkpoints: Checkpoints) -> None:
 
 
 def train_until(search: Search, step: int, checkpoints: Checkpoints) -> None:
-    note = f"{len(search.arms)} learning rates side by side"
-    with stop_requests() as stop_requested, track(note, step) as advance:
+    said = f"{len(search.arms)} learning rates side by side"
+    with stop_requests() as stop_requested, track(said, step) as advance:
         advance(search.step)
+        taken: Taken | None = None
         while search.step < step:
             began = time.monotonic()
-            train_step(search.engine, search.arms)
+            before, taken = taken, take_step(search.engine, search.arms, ahead=1 if taken else 0)
             search.step += 1
-            for arm in [arm for arm in search.arms if arm.failure]:
-                give_up(search, arm, arm.failure or "")
-            search.seconds += time.monotonic() - began
-            if not search.arms:
-                raise TrainingError("every learning rate of the search lost its loss", code="loss_exploded",
-                                    hint="look at the data, or set a lower train.learning_rate yourself")  # fmt: skip
-            advance(note=f"best loss {min(arm.state.recent_losses[-1] for arm in search.arms):.3f}")
             signal, overdue = stop_requested(), time.monotonic() - search.saved_at > SAVE_EVERY_SECONDS
-            if signal or overdue:
+            save_now = signal is not None or overdue
+            if before:  # read while the device works on the step after it
+                note_step(search, before)
+            if taken and (save_now or search.step == step):
+                note_step(search, taken)
+                taken = None
+            search.seconds += time.monotonic() - began
+            losses = [arm.state.recent_losses[-1] for arm in search.arms if arm.state.recent_losses]
+            advance(note=f"best loss {min(losses):.3f}" if losses else "")
+            if save_now:
                 save(search, checkpoints)
             if signal:
                 raise Interrupted(f"{signal} after step {search.step} of the search; everything is saved",
                                   hint="go on with the same command and --resume")  # fmt: skip
+
+
+def note_step(search: Search, taken: Taken) -> None:
+    """Reads a step's numbers, and gives the arms up that lost their loss in it."""
+    note(search.engine, taken)
+    for arm in [arm for arm in search.arms if arm.failure]:
+        give_up(search, arm, arm.failure or "")
+    if not search.arms:
+        raise TrainingError("every learning rate of the search lost its loss", code="loss_exploded",
+                            hint="look at the data, or set a lower train.learning_rate yourself")  # fmt: skip
 
 
 def cut(search: Search, left: int) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from residency.config.model import Train
-from residency.engine.checkpoint import Progress
-from residency.engine.engine import FULL, Engine
+from residency.data.messages import Rendered
+from residency.engine.checkpoint import Checkpoints, Progress
+from residency.engine.engine import FULL, Engine, Loss
 from residency.errors import TrainingError
 from residency.methods.order import rows_of_step
 from residency.methods.sft import require_finite, require_no_explosion, train
@@ -78,3 +80,20 @@ def test_overfitting_has_a_badge_at_every_evaluation_and_stops_with_the_best_wei
     scores = engine.logprobs(FULL, held_out)
     loss = -sum(float(one.logprobs.sum()) for one in scores) / sum(len(one.logprobs) for one in scores)
     assert loss == pytest.approx(min(metric.loss for metric in measured), rel=1e-4)
+
+
+def test_the_numbers_of_a_step_are_read_when_the_device_has_the_next_one(tmp_path: Path) -> None:
+    run, engine = RunFolder(tmp_path), Engine(tiny_llama())
+    engine.train_all_weights()
+    known: list[int] = []
+    hand_over = engine.forward_backward
+
+    def watched(batches: Mapping[str, Sequence[Rendered]]) -> dict[str, Loss]:
+        known.append(len(run.metrics()))
+        return hand_over(batches)
+
+    engine.forward_backward = watched  # type: ignore[method-assign]
+    outcome = train(engine, FULL, random_rows(8), [], settings(eval_every_steps=2, save_every_steps=1000), run)
+    assert known == [0, 0, 2]  # steps 2 and 3 are measured after, and nothing is left open then
+    assert [metric.step for metric in run.metrics()] == [1, 2, 3]
+    assert outcome.progress.rng == Checkpoints(run, 1).newest()[0].rng  # type: ignore[index]
