@@ -1,6 +1,8 @@
 """Three worlds in which the starter model's right advice is known: smart-home JSON, capital cities, products.
 
     python bench/science/advise_worlds.py [--seeds 0 1 2] [--rows 200] [--worlds ...] [--model ID] [--out FILE]
+    CUDA_VISIBLE_DEVICES=1 python bench/science/advise_worlds.py --share 1/4 --seeds 0 1 2 3 4 --out share-1.json
+    python bench/science/advise_worlds.py --merge share-*.json
 
 Runs `residency advise` on each, on a GPU or a processor, and writes one JSON file: the choice, how firm it is, the
 figures with intervals, answers and seconds. Ends with 1 where a choice is not the right one.
@@ -18,7 +20,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import worlds
+from shares import add_options, read_all, share_of
 
+from residency import durable
 from residency.advisor.advice import Advice, advise
 from residency.advisor.decide import figures_of
 from residency.config.task import Task
@@ -41,15 +45,24 @@ def main() -> int:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    add_options(parser)
     options = parser.parse_args()
-    found = []
-    for seed in options.seeds:
-        for name in options.worlds:
-            with tempfile.TemporaryDirectory() as folder:
-                found.append(run(name, seed, options, Path(folder)))
-            print(json.dumps(found[-1]), flush=True)
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            options.out.write_text(json.dumps({"environment": versions(), "worlds": found}, indent=2) + "\n")
+    before = read_all(options.merge, "environment")
+    found = [one for file in before for one in file["worlds"]]
+    if options.merge:
+        return written(options.out, before[0]["environment"], found)
+    worlds.smart_home(1, 0)  # makes the demo's data, which takes none of advise's time
+    for seed, name in share_of([(seed, name) for seed in options.seeds for name in options.worlds], options.share):
+        with tempfile.TemporaryDirectory() as folder:
+            found.append(run(name, seed, options, Path(folder)))
+        print(json.dumps(found[-1]), flush=True)
+        written(options.out, versions(), found)
+    return written(options.out, versions(), found)
+
+
+def written(out: Path, environment: dict[str, str], found: list[dict[str, Any]]) -> int:
+    """0 where every choice is the right one."""
+    durable.write_json(out, {"environment": environment, "worlds": found})
     return 0 if all(one["right"] for one in found) else 1
 
 

@@ -1,11 +1,14 @@
 """Does the search find the rate? Five tasks and two seeds against an exhaustive grid.
 
     python bench/science/learning_rate.py --out bench/results/learning_rate.json [--minutes 9] [--full-seeds 0]
+    CUDA_VISIBLE_DEVICES=1 python bench/science/learning_rate.py --share 1/4 --out share-1.json
+    python bench/science/learning_rate.py --merge share-*.json --out bench/results/learning_rate.json
 
 The grid doubles from a sixteenth of the formula's rate to 32 times of it, a rung beyond the search at either end; each
 rate is trained to the end. The search's choice is held against the grid's best by the final held-out loss. Full
 fine-tuning too, for the ratio of the best rates (by a parabola through the best three of the grid). Every part is
-written when it is done, and a second call goes on with the rest; `--minutes` starts no part after that time.
+written when it is done, and a second call goes on with the rest; `--minutes` starts no part after that time. The
+parts of full fine-tuning take longest and come first.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from shares import add_options, read_all, share_of
 from tasks import TASKS, rendered
 
 from residency import durable
@@ -51,21 +55,29 @@ def main() -> None:
     parser.add_argument("--full-seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--minutes", type=float, default=1e9)
+    add_options(parser)
     options = parser.parse_args()
-    done: dict[str, Any] = json.loads(options.out.read_text())["parts"] if options.out.exists() else {}
+    before = read_all([*options.merge, options.out], "conditions")
+    done: dict[str, Any] = {name: one for file in before for name, one in file["parts"].items()}
+    if options.merge:
+        write(options.out, before[0]["conditions"], done)
+        return
     began = time.monotonic()
-    cells = [(task, seed, kind) for kind in ("lora", "full") for task in options.tasks
+    cells = [(task, seed, kind) for kind in ("full", "lora") for task in options.tasks
              for seed in (options.seeds if kind == "lora" else options.full_seeds)]  # fmt: skip
-    for task, seed, kind in cells:
+    for task, seed, kind in share_of(cells, options.share):
         name = f"{task}/{seed}/{kind}"
         if name in done or time.monotonic() - began > 60 * options.minutes:
             continue
         done[name] = part(task, seed, kind, options)
-        durable.write_json(options.out, {"conditions": conditions(options), "summary": summary(done), "parts": done})
-        print(
-            name, json.dumps({key: done[name][key] for key in ("chosen", "best", "above_best", "seconds")}), flush=True
-        )
+        write(options.out, conditions(options), done)
+        said = ("chosen", "best", "above_best", "seconds", "seconds_of")
+        print(name, json.dumps({key: done[name][key] for key in said}), flush=True)
     print(json.dumps(summary(done), indent=2))
+
+
+def write(out: Path, conditions: dict[str, Any], done: dict[str, Any]) -> None:
+    durable.write_json(out, {"conditions": conditions, "summary": summary(done), "parts": done})
 
 
 def conditions(options: argparse.Namespace) -> dict[str, Any]:
@@ -84,21 +96,25 @@ def part(task: str, seed: int, kind: str, options: argparse.Namespace) -> dict[s
                           save_every_steps=options.steps)  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         engine = new_engine(kind, options)
-        centre = formula(engine, kind, options.steps)
+        centre, loaded = formula(engine, kind, options.steps), time.monotonic()
         found = searched(engine, kind, centre, settings, train_rows, held_out, Path(folder) / "search")
         del engine
         release()
+        searched_at = time.monotonic()
         engine = new_engine(kind, options)
         grid = exhaustive(engine, kind, centre, settings, train_rows, held_out, Path(folder) / "grid")
         del engine
         release()
+    ended = time.monotonic()
     finite = {rate: loss for rate, loss in grid.items() if loss is not None}
     best, chosen = min(finite, key=lambda rate: finite[rate]), found["chosen"]
     return found | {
         "formula": centre, "grid": {f"{rate:.2g}": loss for rate, loss in grid.items()}, "best": best,
         "best_between": between(finite), "chosen_loss": grid[chosen], "best_loss": finite[best],
         "above_best": None if grid[chosen] is None else grid[chosen] / finite[best] - 1,  # type: ignore[operator]
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": round(ended - began, 1),
+        "seconds_of": {"loading": round(loaded - began, 1), "search": round(searched_at - loaded, 1),
+                       "grid": round(ended - searched_at, 1)},
     }  # fmt: skip
 
 
@@ -221,11 +237,13 @@ def summary(parts: dict[str, Any]) -> dict[str, Any]:
         if name.endswith("/full") and (twin := name.replace("/full", "/lora")) in parts
     }
     lora = [value for name, value in above.items() if name.endswith("/lora")]
+    nats = [one["chosen_loss"] - one["best_loss"] for one in parts.values() if one["chosen_loss"] is not None]
     return {
         "parts": len(parts),
         "within_5_percent": sum(value is not None and value <= SEARCHED_WITHIN - 1 for value in above.values()),
         "within_1_percent": sum(value is not None and value <= 0.01 for value in above.values()),
         "lora_worst_above_best": None if None in lora or not lora else max(lora),
+        "worst_above_best_nats": max(nats, default=None),
         "diverged_choices": sum(value is None for value in above.values()),
         "lora_to_full_ratios": {name.removesuffix("/full"): round(ratio, 1) for name, ratio in pairs.items()},
     }

@@ -1,6 +1,8 @@
 """Does the predicted gain of twice the rows cover the measured one? Twenty pilots on the starter model.
 
     python bench/science/pilots.py [--pilots 20] [--rows 128] [--workers 6] [--model smollm2-135m] [--out FILE]
+    CUDA_VISIBLE_DEVICES=1 python bench/science/pilots.py --share 1/4 --workers 5 --out share-1.json
+    python bench/science/pilots.py --merge share-*.json
 
 A pilot trains nested subsets of --rows rows (1/8 with two seeds, 1/4, 1/2, all), forecasts twice the rows, then trains
 on twice the rows and measures, all on the same untouched test. Five tasks take turns, each time with other rows. Writes
@@ -23,6 +25,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import worlds
+from shares import add_options, read_all, share_of
+
+from residency import durable
+from residency.models.load import versions
 
 TASKS = {
     "smart-home": (worlds.smart_home, [{"type": "json_match"}]),
@@ -32,6 +38,7 @@ TASKS = {
     "initials": (worlds.initials, worlds.EXACT),
 }
 RESULTS = worlds.ROOT / "bench" / "results" / "pilots.json"
+CLAIMED = 0.8
 
 
 @dataclass(frozen=True)
@@ -53,25 +60,36 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    add_options(parser)
     options = parser.parse_args()
+    before = read_all([*options.merge, options.out], "conditions")
+    found = list({(one["task"], one["seed"]): one for file in before for one in file["pilots"]}.values())
+    if options.merge:
+        return written(options.out, before[0]["conditions"], found)
     names = list(TASKS)
     worlds.smart_home(1, 0)  # makes the demo's data once, before the workers need them
     plans = [
         Plan(names[number % len(names)], number, options.rows, options.test_rows, options.threads, options.model)
         for number in range(options.pilots)
     ]
-    found: list[dict[str, Any]] = json.loads(options.out.read_text())["pilots"] if options.out.exists() else []
     known = {(one["task"], one["seed"]) for one in found}
-    plans = [plan for plan in plans if (plan.task, plan.seed) not in known]
+    plans = [plan for plan in share_of(plans, options.share) if (plan.task, plan.seed) not in known]
+    conditions = {"model": options.model, "rows": options.rows, "test_rows": options.test_rows} | versions()
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.workers, mp_context=context) as pool:
         for done in as_completed([pool.submit(pilot, plan) for plan in plans]):
             found.append(done.result())
             print(json.dumps(found[-1]), flush=True)
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            options.out.write_text(json.dumps({"coverage": coverage(found), "pilots": found}, indent=2) + "\n")
-    print(json.dumps(coverage(found)))
-    return 0 if coverage(found)["all"] >= 0.8 else 1
+            written(options.out, conditions, found)
+    return written(options.out, conditions, found)
+
+
+def written(out: Path, conditions: dict[str, Any], found: list[dict[str, Any]]) -> int:
+    """0 where the intervals cover what they claim to."""
+    covered = coverage(found)
+    durable.write_json(out, {"conditions": conditions, "coverage": covered, "pilots": found})
+    print(json.dumps(covered), flush=True)
+    return 0 if covered["all"] >= CLAIMED else 1
 
 
 def pilot(plan: Plan) -> dict[str, Any]:
@@ -117,7 +135,7 @@ def pilot(plan: Plan) -> dict[str, Any]:
 def coverage(found: list[dict[str, Any]]) -> dict[str, Any]:
     shown = [one for one in found if not one["refused"]]
     return {
-        "all": sum(one["covered"] for one in found) / len(found), "pilots": len(found),
+        "all": sum(one["covered"] for one in found) / max(1, len(found)), "pilots": len(found),
         "not_refused": sum(one["covered"] for one in shown) / len(shown) if shown else None, "shown": len(shown),
     }  # fmt: skip
 

@@ -3,7 +3,8 @@
     python bench/science/search_price.py CASE [CASE ...] --out bench/results/search_price.json [--steps 235]
 
 A case is `demo` (the starter model; the smart-home rows where they were made, else rows like them), or a shape of
-gpu_models.py with random weights and rows of 128 random tokens, 8 a step: smollm2-135m, llama32-1b. Wall time from the
+gpu_models.py with random weights and rows of 128 random tokens, 8 a step: smollm2-135m, llama32-1b. Each case may have
+a process of its own; `--merge FILE ...` puts their files together as --out. Wall time from the
 start of training to its end, measurements and checkpoints included, loading excluded. The one run has the rate that the
 search chose; `sequential` trains each candidate alone for the steps it was trained in the search, and compares its
 losses step by step. What such a comparison can show is bounded by rounding: so the one run is made twice more, again as
@@ -52,17 +53,23 @@ RANDOM_CENTRE = 1e-5
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="+")
+    parser.add_argument("cases", nargs="*")
     parser.add_argument("--out", type=Path, default=Path("bench/results/search_price.json"))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--model", default="smollm2-135m", help="the demo's model: a name or a folder")
     parser.add_argument("--steps", type=int, default=235, help="of the demo's 1.25 epochs of 1,500 rows")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--merge", nargs="+", type=Path, default=[], metavar="FILE")
     options = parser.parse_args()
     if options.device == "auto":
         options.device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(options.threads)
-    found: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
+    found: dict[str, Any] = {}
+    for file in [options.out, *options.merge]:
+        found |= json.loads(file.read_text()) if file.exists() else {}
+    if options.merge:
+        durable.write_json(options.out, found)
+        return
     for case in options.cases:
         name = f"{case}/{options.device.split(':')[0]}/{options.steps}"
         if name not in found:
@@ -79,6 +86,7 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
     engine = new_engine(case, options)
     warm_up(engine, rows)
     engine = fresh(case, options, engine)
+    parameters = engine.model.get_base_model().num_parameters()
     rates = ladder(RANDOM_CENTRE if case != "demo" else formula(engine, options.steps))
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder) / "searched")
@@ -110,8 +118,9 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
         "tokens_seen": {f"{one.learning_rate:.2g}": one.tokens for one in fates},
         "extra_tokens": search.extra_tokens,
         "candidates": [one.model_dump() for one in fates],
-        "conditions": {"on": device_name(options), "batch": BATCH, "rank": LORA.rank, "held_out": len(held_out)}
-        | versions(),
+        "conditions": {"on": device_name(options), "batch": BATCH, "rank": LORA.rank, "held_out": len(held_out),
+                       "model": options.model if case == "demo" else case, "parameters": parameters,
+                       "row_tokens": mean_length(rows)} | versions(),
     }  # fmt: skip
 
 
@@ -232,6 +241,10 @@ def largest_difference(one: list[float], other: list[float]) -> float:
     assert one
     assert len(one) == len(other)
     return max(abs(a - b) / max(abs(b), 1e-9) for a, b in zip(one, other, strict=True))
+
+
+def mean_length(rows: list[Rendered]) -> float:
+    return round(sum(map(len, rows)) / len(rows), 1)
 
 
 def timed(work: Any) -> float:

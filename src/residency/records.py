@@ -270,8 +270,8 @@ class Candidate(Record):
     steps: int = 0
     tokens: int = 0
     """That it was trained on, cool-downs excluded."""
-    scores: dict[int, float] = Field(default_factory=dict)
-    """By step: the held-out loss of a cooled-down copy."""
+    scores: dict[int, float | None] = Field(default_factory=dict)
+    """By step: the held-out loss of a cooled-down copy; null where it was lost."""
     fate: str = "in training"
     """`chosen`, or why it was given up, as a sentence."""
 

@@ -87,7 +87,7 @@ def measure_subset(
 
 
 def pilot_config(config: RunConfig, whole: ResolvedConfig, name: str, rows: Path, seed: int) -> RunConfig:
-    """The proposed run on a part of its rows, without held-out rows and without a test of its own."""
+    """The proposed run on a part of its rows, without held-out rows, and without a test or a card of its own."""
     values: dict[str, Any] = yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json")))
     merge(values, {
         "name": name,
@@ -98,7 +98,7 @@ def pilot_config(config: RunConfig, whole: ResolvedConfig, name: str, rows: Path
         },
         "eval": {
             "graders": [grader.model_dump(mode="json") for grader in whole.eval.graders], "few_shot": 0,
-            "max_new_tokens": whole.eval.max_new_tokens,
+            "probes": 0, "max_new_tokens": whole.eval.max_new_tokens,
         },
     })  # fmt: skip
     return parse_run(values, source="the pilot")

@@ -88,6 +88,11 @@ class Score:
     def mean(self) -> float:
         return float(self.losses.sum() / max(1.0, self.tokens.sum()))
 
+    @property
+    def noted(self) -> float | None:
+        """The mean for a record, which holds no NaN: None where the loss was lost."""
+        return self.mean if math.isfinite(self.mean) else None
+
 
 def standard_error(one: Score, other: Score) -> float:
     """Of the difference of the two means over the same rows (a ratio of sums: linearised)."""

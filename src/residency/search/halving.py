@@ -238,7 +238,7 @@ def cut(search: Search, left: int) -> None:
     search.extra_tokens += cool_down(search.engine, search.arms)
     scores = {arm.name: score(search.engine, arm.name, search.held_out) for arm in search.arms}
     for arm in search.arms:
-        noted = search.fates[arm.name].scores | {search.step: scores[arm.name].mean}
+        noted = search.fates[arm.name].scores | {search.step: scores[arm.name].noted}
         search.fates[arm.name] = search.fates[arm.name].model_copy(update={"scores": noted})
     kept = survivors(search.arms, scores, left, search.keeps_budget)
     search.run.say("search_cut", cut_sentence(search, scores, kept), step=search.step, kept=kept,

@@ -115,7 +115,7 @@ def run_arm(search: Search, arm: Arm, state: RaceProgress) -> RaceProgress:
             note_fate(search, arm, arm.failure)
             return state
         scores[step], keeps = cooled_score(search, arm)
-        noted = {at: one.mean for at, one in scores.items()}
+        noted = {at: one.noted for at, one in scores.items()}
         search.fates[arm.name] = search.fates[arm.name].model_copy(update={"scores": noted})
         if not wins(scores[step], arm, state, step, search, keeps):
             note_fate(search, arm, f"held-out loss {scores[step].mean:.4f} after {step} steps")

@@ -10,7 +10,7 @@ import pytest
 
 from residency.config.model import Train
 from residency.engine.checkpoint import Progress
-from residency.records import RunFolder
+from residency.records import Candidate, RunFolder
 from residency.search.arms import Arm, Score, cool_down_steps, standard_error
 from residency.search.halving import survivors
 from tests.conftest import random_rows
@@ -48,6 +48,12 @@ def test_the_error_of_a_difference_leaves_out_what_both_have_in_common() -> None
 def test_halves_are_kept_by_loss_and_a_lost_one_comes_last() -> None:
     assert chosen(score(3.0), score(1.0), score(2.0), left=2) == ["0.0002", "0.0004"]
     assert chosen(score(math.nan), score(1.0), score(2.0), left=2) == ["0.0002", "0.0004"]
+
+
+def test_a_loss_that_was_lost_is_written_down_as_null(tmp_path: Path) -> None:
+    lost = Candidate(name="candidate-8", learning_rate=1e-2, scores={8: score(math.nan).noted, 4: score(2.0).noted})
+    RunFolder(tmp_path).write("candidate.json", lost)
+    assert RunFolder(tmp_path).read("candidate.json", Candidate).scores == {8: None, 4: pytest.approx(2.0)}
 
 
 def test_of_equal_losses_the_lower_rate_goes_on() -> None:
