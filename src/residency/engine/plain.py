@@ -46,7 +46,8 @@ class PlainPath:
             lora.use_shared_forward(model, self.routing)
         else:
             lora.use_own_forward(model)
-        self._head = _plain_head(self.base)
+        if self.base.get_output_embeddings() is not self._head:  # adapted itself
+            self._head = None
 
     def train(self, parameters: Sequence[nn.Parameter]) -> None:
         """All that is trained from now on."""
