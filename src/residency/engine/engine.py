@@ -225,6 +225,12 @@ class Engine:
 
         return [Scores(-losses.numpy(), correct.numpy()) for losses, correct in self._within_memory(scored, rows)]
 
+    def next_logprobs(
+        self, adapter: str | None, prompts: Sequence[Sequence[int]], choices: Sequence[Sequence[int]], batch_size: int
+    ) -> list[NDArray[np.float32]]:
+        """How likely each prompt's own `choices` of a next token are behind it, in nats, shape (choices,) for each."""
+        return [one.numpy() for one in self._plain.next_logprobs(adapter, prompts, choices, batch_size)]
+
     # ---- retention
 
     def distributions(self, adapter: str | None, rows: Sequence[Rendered]) -> list[Distributions]:
