@@ -206,11 +206,8 @@ class Engine:
         if self._fast is None:
             return {name: self._step(self._trained[name], one) for name, one in settings.items()}
         trained = {name: self._trained[name] for name in settings}
-        norms = self._fast.step(
-            {name: one.optimizer for name, one in trained.items()},
-            settings,
-            {name: one.tokens for name, one in trained.items()},
-        )
+        optimizers = {name: one.optimizer for name, one in trained.items()}
+        norms = self._fast.step(optimizers, settings, {name: one.tokens for name, one in trained.items()})
         for one in trained.values():
             one.tokens = 0
         return LateFloats(list(settings), norms)
