@@ -1,7 +1,7 @@
 """Attention in which each document of a pass sees only itself.
 
 Registered with transformers under the name "residency"; transformers builds no mask for it, and every model hands over
-`documents` unchanged from the call of the model. Without them (generation) transformers' own SDPA runs.
+`documents` unchanged from the call of the model; or, where answers are written, the `written` cache they stand in.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, Cache, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from residency.engine import answers
 from residency.engine.batch import Document
 
 NAME = "residency"
@@ -28,11 +29,16 @@ def document_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     documents: tuple[Document, ...] | None = None,
+    written: Cache | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """query (1, heads, total, d); key and value (1, kv_heads, total, d). Returns (1, total, heads, d)."""
+    if written is not None:
+        assert attention_mask is not None
+        start = written.layers[module.layer_idx].start
+        return answers.attend(module, query, key, value, attention_mask, scaling, start), None
     if documents is None:
         return sdpa_attention_forward(  # type: ignore[no-any-return]
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs

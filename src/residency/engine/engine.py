@@ -206,11 +206,8 @@ class Engine:
         if self._fast is None:
             return {name: self._step(self._trained[name], one) for name, one in settings.items()}
         trained = {name: self._trained[name] for name in settings}
-        norms = self._fast.step(
-            {name: one.optimizer for name, one in trained.items()},
-            settings,
-            {name: one.tokens for name, one in trained.items()},
-        )
+        optimizers = {name: one.optimizer for name, one in trained.items()}
+        norms = self._fast.step(optimizers, settings, {name: one.tokens for name, one in trained.items()})
         for one in trained.values():
             one.tokens = 0
         return LateFloats(list(settings), norms)
@@ -224,6 +221,12 @@ class Engine:
             return self._fast.logprobs(adapter, rows, self.micro_batch_tokens, packing=self.packing)
 
         return [Scores(-losses.numpy(), correct.numpy()) for losses, correct in self._within_memory(scored, rows)]
+
+    def next_logprobs(
+        self, adapter: str | None, prompts: Sequence[Sequence[int]], choices: Sequence[Sequence[int]], batch_size: int
+    ) -> list[NDArray[np.float32]]:
+        """How likely each prompt's own `choices` of a next token are behind it, in nats, shape (choices,) for each."""
+        return [one.numpy() for one in self._plain.next_logprobs(adapter, prompts, choices, batch_size)]
 
     # ---- retention
 

@@ -14,11 +14,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from residency.data.messages import Rendered
-from residency.engine import attention, lanes, lora
+from residency.engine import attention, lanes, lora, sampling
 from residency.engine.batch import Pack, Segment, collate, needed_length, plan_packs, split_evenly
 from residency.engine.divergence import Distributions, Remembered, divergence, join, top_k
 from residency.engine.loss import linear_cross_entropy, logits_cross_entropy
-from residency.engine.sampling import SamplingSettings, stream
+from residency.engine.sampling import SamplingSettings, held_once
 
 R = TypeVar("R")
 _Gradients: TypeAlias = tuple[torch.Tensor | None, ...]
@@ -126,18 +126,35 @@ class PlainPath:
         self, adapter: str | None, prompts: Sequence[Sequence[int]], settings: SamplingSettings
     ) -> Iterator[tuple[int, int]]:
         """`(index of the prompt, token id)` as they come, some prompts beside the others."""
+        yield from self._behind(sampling.stream, adapter, prompts, settings)
+
+    def next_logprobs(
+        self, adapter: str | None, prompts: Sequence[Sequence[int]], choices: Sequence[Sequence[int]], batch_size: int
+    ) -> list[torch.Tensor]:
+        found = [torch.empty(0)] * len(prompts)
+        settings = SamplingSettings(max_new_tokens=1, batch_size=batch_size)
+        for row, logprobs in self._behind(sampling.next_logprobs, adapter, prompts, settings):
+            found[row] = logprobs[list(choices[row])].cpu()
+        return found
+
+    def _behind(
+        self, work: Callable[..., Iterator[R]], adapter: str | None, prompts: Sequence[Sequence[int]],
+        settings: SamplingSettings,
+    ) -> Iterator[R]:  # fmt: skip
+        """What `work` (of `sampling`) yields, some prompts beside the others."""
         count = self._lanes(len(prompts))
         own = replace(settings, batch_size=-(-settings.batch_size // count))
         parts = split_evenly([len(prompt) for prompt in prompts], count)
+        once = held_once(self.base, prompts, settings)
 
-        def answers(part: list[int]) -> Iterator[tuple[int, int]]:
+        def beside(part: list[int]) -> Iterator[R]:
             with self._autocast():
                 self.routing.segments = (Segment(adapter, 0, 0),)
-                yield from stream(self.model, {i: prompts[i] for i in part}, own)
+                yield from work(self.model, {i: prompts[i] for i in part}, own, once=once)
 
-        attention.install(self.base, packed=False)
+        attention.install(self.base, packed=once)
         with self._active(adapter):
-            yield from lanes.streams(answers, parts)
+            yield from lanes.streams(beside, parts)
 
     def _lanes(self, items: int) -> int:
         """Passes beside one another: on a CPU, unless all weights are trained, whose gradients would be held for each,

@@ -6,12 +6,15 @@ import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
-from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
 
+from residency.engine import answers
 from residency.errors import TrainingError
 
 
@@ -48,62 +51,119 @@ def attention_span(config: PreTrainedConfig) -> float:
     return min((span for span in spans if span), default=math.inf)
 
 
+def longest_row(prompts: Sequence[Sequence[int]], settings: SamplingSettings) -> int:
+    return max(map(len, prompts), default=0) + settings.max_new_tokens
+
+
+def held_once(model: PreTrainedModel, prompts: Sequence[Sequence[int]], settings: SamplingSettings) -> bool:
+    """Whether what these prompts share can be held once for all (`answers.py`), by attention of our own."""
+    return longest_row(prompts, settings) <= attention_span(model.config) and answers.is_plain(model)
+
+
 @torch.no_grad()
 def stream(
-    model: PreTrainedModel, prompts: Mapping[int, Sequence[int]], settings: SamplingSettings
+    model: PreTrainedModel, prompts: Mapping[int, Sequence[int]], settings: SamplingSettings, *, once: bool = False
 ) -> Iterator[tuple[int, int]]:
     """Yields `(number of the prompt, token id)` as they come, the stop token included.
 
-    What all prompts share (a system turn, worked examples) passes through the model once. What is drawn depends on the
-    seed and the prompt's number, and not on which prompts pass together.
+    What all prompts share (a system turn, worked examples) passes through the model once; `once` where `held_once`, and
+    the model's attention is ours. What is drawn depends on the seed and the prompt's number, and not on which prompts
+    pass together.
     """
+    for batch in _batches(model, prompts, settings, once):
+        chances = torch.from_numpy(_chances(batch.rows, settings)).to(model.device)
+        for step in range(settings.max_new_tokens):
+            tokens = _choose(batch.logits(), settings, chances[:, step])
+            chosen = tokens.tolist()
+            yield from zip(batch.rows, chosen, strict=True)
+            going = [i for i, token in enumerate(chosen) if token not in settings.stop_ids]
+            if not going:
+                break
+            if len(going) < len(chosen):
+                kept = torch.tensor(going, device=model.device)
+                batch.keep(kept)
+                tokens, chances = tokens[kept], chances[kept]
+            batch.append(tokens)
+
+
+@torch.no_grad()
+def next_logprobs(
+    model: PreTrainedModel, prompts: Mapping[int, Sequence[int]], settings: SamplingSettings, *, once: bool = False
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yields `(number of the prompt, what comes next)`: the log-probability of each token, shape (vocabulary,)."""
+    for batch in _batches(model, prompts, settings, once):
+        yield from zip(batch.rows, batch.logits().float().log_softmax(dim=-1), strict=True)
+
+
+def _batches(
+    model: PreTrainedModel, prompts: Mapping[int, Sequence[int]], settings: SamplingSettings, once: bool
+) -> Iterator[_Batch]:
     if not prompts:
         return
-    device = model.device
-    longest = max(map(len, prompts.values())) + settings.max_new_tokens
-    shared = common_prefix(list(prompts.values())) if longest <= attention_span(model.config) else 0
-    prefix = DynamicCache(config=model.config)
+    every = list(prompts.values())
+    shared = common_prefix(every) if longest_row(every, settings) <= attention_span(model.config) else 0
+    start = DynamicCache(config=model.config)
     if shared:
-        start = list(next(iter(prompts.values()))[:shared])
-        model(input_ids=torch.tensor([start], device=device), past_key_values=prefix, logits_to_keep=1)
+        ids = torch.tensor([list(every[0][:shared])], device=model.device)
+        model(input_ids=ids, past_key_values=start, logits_to_keep=1)
     by_length = sorted(prompts, key=lambda i: len(prompts[i]))
     for begin in range(0, len(by_length), settings.batch_size):
         rows = by_length[begin : begin + settings.batch_size]
-        yield from _decode(model, {row: prompts[row][shared:] for row in rows}, copy.deepcopy(prefix), settings)
+        cache = answers.answers_cache(start) if once else _repeated(start, len(rows))
+        yield _Batch(model, {row: prompts[row][shared:] for row in rows}, cache)
 
 
-def _decode(
-    model: PreTrainedModel,
-    rests: dict[int, Sequence[int]],
-    cache: DynamicCache,
-    settings: SamplingSettings,
-) -> Iterator[tuple[int, int]]:
-    """One batch, padded on the left between the shared prefix in `cache` and each prompt's rest."""
-    rows, device, shared = list(rests), model.device, cache.get_seq_length()
-    width = max(len(rest) for rest in rests.values())
-    padding = torch.tensor([width - len(rest) for rest in rests.values()], device=device)
-    ids = torch.tensor([[0] * (width - len(rest)) + list(rest) for rest in rests.values()], device=device)
-    column = torch.arange(width, device=device)
-    mask = torch.cat([ids.new_ones(len(rows), shared), (column >= padding[:, None]).long()], dim=1)
-    positions = (column - padding[:, None]).clamp(min=0) + shared
-    chances = torch.from_numpy(_chances(rows, settings)).to(device)
-    if shared:
-        cache.batch_repeat_interleave(len(rows))
-    for step in range(settings.max_new_tokens):
-        logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache,
-                       logits_to_keep=1).logits[:, -1]  # fmt: skip
-        tokens = _choose(logits, settings, chances[:, step])
-        yield from zip(rows, tokens.tolist(), strict=True)
-        going = [i for i, token in enumerate(tokens.tolist()) if token not in settings.stop_ids]
-        if not going:
-            return
-        if len(going) < len(rows):
-            kept = torch.tensor(going, device=device)
-            cache.batch_select_indices(kept)
-            rows = [rows[i] for i in going]
-            tokens, mask, positions, chances = tokens[kept], mask[kept], positions[kept], chances[kept]
-        ids, positions = tokens[:, None], positions[:, -1:] + 1
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+def _repeated(start: DynamicCache, rows: int) -> DynamicCache:
+    cache = copy.deepcopy(start)
+    if cache.get_seq_length():
+        cache.batch_repeat_interleave(rows)
+    return cache
+
+
+class _Batch:
+    """Rows that pass together, padded on the left between the shared start in `cache` and each prompt's rest."""
+
+    def __init__(self, model: PreTrainedModel, rests: Mapping[int, Sequence[int]], cache: Cache) -> None:
+        self.model, self.cache, self.rows = model, cache, list(rests)
+        width = max(map(len, rests.values()))
+        tokens = [[0] * (width - len(rest)) + list(rest) for rest in rests.values()]
+        padding = torch.tensor([width - len(rest) for rest in rests.values()], device=model.device)
+        self.ids = torch.tensor(tokens, device=model.device)
+        self.seen = torch.arange(width, device=model.device) >= padding[:, None]
+        """Where each row has a token of its own, shape (rows, length)."""
+        self.positions = (self.seen.cumsum(dim=1) - 1).clamp(min=0) + cache.get_seq_length()
+
+    def logits(self) -> torch.Tensor:
+        """Behind the last token of each row, shape (rows, vocabulary)."""
+        # For a number the head gets a view, and of one longer than a token torch copies the whole head for every row.
+        new = self.ids.shape[1]
+        last = 1 if new == 1 else torch.tensor([new - 1], device=self.ids.device)
+        logits: torch.Tensor = self.model(
+            input_ids=self.ids, position_ids=self.positions, past_key_values=self.cache, logits_to_keep=last,
+            **self._attention(),
+        ).logits  # fmt: skip
+        return logits[:, -1]
+
+    def append(self, tokens: torch.Tensor) -> None:
+        """One more of each row, shape (rows,)."""
+        self.ids, self.positions = tokens[:, None], self.positions[:, -1:] + 1
+        self.seen = F.pad(self.seen, (0, 1), value=True)
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """The others leave; `rows` are places in the batch."""
+        self.cache.batch_select_indices(rows)
+        self.rows = [self.rows[i] for i in rows.tolist()]
+        self.seen, self.positions = self.seen[rows], self.positions[rows]
+
+    def _attention(self) -> dict[str, Any]:
+        new, length = self.ids.shape[1], self.seen.shape[1]
+        if not answers.is_answers(self.cache):
+            shared = self.cache.get_seq_length() + new - length
+            return {"attention_mask": F.pad(self.seen, (shared, 0), value=True).long()}
+        mask = self.seen[:, None]
+        if new > 1:
+            mask = (mask | torch.eye(new, dtype=torch.bool, device=mask.device)).tril()  # padding attends to itself
+        return {"attention_mask": mask[:, None], "written": self.cache}
 
 
 def _chances(rows: Sequence[int], settings: SamplingSettings) -> NDArray[np.float64]:

@@ -53,13 +53,15 @@ class Asked:
     renderer: Renderer
     settings: SamplingSettings
 
-    def say(self, probes: Sequence[Probe], longest: int) -> list[str]:
+    def say(self, probes: Sequence[Probe], longest: Sequence[int]) -> list[str]:
+        """`longest` is for each probe, in tokens."""
         prompts = [prompt_ids(self.renderer, probe) for probe in probes]
         return generate(self.engine, self.renderer, self.adapter, prompts, self.settings, longest)
 
     def margins(self, probes: Sequence[Probe], chosen: Sequence[Trained]) -> list[float]:
         whole = [chosen[one.behaviour].sort == "text" and one.kind != "neighbours" for one in probes]
-        return margins(self.engine, self.adapter, self.renderer, probes, whole=whole)
+        return margins(self.engine, self.adapter, self.renderer, probes, whole=whole,
+                       batch_size=self.settings.batch_size)  # fmt: skip
 
 
 def plan(
@@ -110,7 +112,7 @@ def prompts(
 def with_base_words(base: Asked, probes: Sequence[Probe]) -> list[Probe]:
     """At neighbours the untuned model's own words are the answer; those where it says what is trained are left out."""
     near = [probe for probe in probes if probe.kind == "neighbours" and not probe.answer]
-    said = iter(base.say(near, NEIGHBOUR_TOKENS))
+    said = iter(base.say(near, [NEIGHBOUR_TOKENS] * len(near)))
     found = []
     for probe in probes:
         if probe.kind == "neighbours" and not probe.answer:
@@ -144,20 +146,16 @@ def outputs_of(tuned: Asked, probes: Sequence[Probe], chosen: Sequence[Trained])
     """Short answers get room for a sentence, others for the longest trained answer."""
     tokenizer = tuned.renderer.tokenizer
     answers = [len(tokenizer(one.answer)["input_ids"]) for one in chosen if one.sort != "short"]
-    room = {"short": SHORT_TOKENS, "neighbours": NEIGHBOUR_TOKENS,
-            "longer": min(max(answers, default=0) + 8, LONGEST_OUTPUT_TOKENS)}  # fmt: skip
-    outputs = [""] * len(probes)
-    for name, longest in room.items():
-        group = [i for i, probe in enumerate(probes) if room_of(probe, chosen) == name]
-        for i, text in zip(group, tuned.say([probes[i] for i in group], longest), strict=True):
-            outputs[i] = text.strip().partition("\n")[0] if probes[i].text else text.strip()
-    return outputs
+    longer = min(max(answers, default=0) + 8, LONGEST_OUTPUT_TOKENS)
+    texts = tuned.say(probes, [room(probe, chosen, longer) for probe in probes])
+    return [text.strip().partition("\n")[0] if probe.text else text.strip()
+            for probe, text in zip(probes, texts, strict=True)]  # fmt: skip
 
 
-def room_of(probe: Probe, chosen: Sequence[Trained]) -> str:
+def room(probe: Probe, chosen: Sequence[Trained], longer: int) -> int:
     if probe.kind == "neighbours":
-        return "neighbours"
-    return "short" if chosen[probe.behaviour].sort == "short" else "longer"
+        return NEIGHBOUR_TOKENS
+    return SHORT_TOKENS if chosen[probe.behaviour].sort == "short" else longer
 
 
 def decides_here(grader: Grader) -> bool:

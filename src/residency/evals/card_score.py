@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -19,40 +19,57 @@ from residency.progress import track
 CARD = Origin("card", 1)
 
 
+class Parting(NamedTuple):
+    """Where two answers part: the tokens before, and what comes next in either."""
+
+    prompt: tuple[int, ...]
+    right: int
+    wrong: int
+
+
 def margins(
-    engine: Engine, adapter: str | None, renderer: Renderer, probes: Sequence[Probe], *, whole: Sequence[bool]
-) -> list[float]:
+    engine: Engine, adapter: str | None, renderer: Renderer, probes: Sequence[Probe], *, whole: Sequence[bool],
+    batch_size: int,
+) -> list[float]:  # fmt: skip
     """By how much `answer` is likelier than the best of `others`, in nats.
 
     They are compared at the first token where two part: it is there that a model which writes word by word decides, and
     neither length nor wordiness counts. Where `whole`, by the mean over all tokens instead.
     """
     last = renderer_for(renderer.tokenizer, train_on="last_answer")
-    asked = [
-        candidates(last, probe) if entire else partings(candidates(last, probe))
-        for probe, entire in zip(probes, whole, strict=True)
-    ]
-    means = iter([float(score.logprobs.mean(dtype=np.float64)) for score in scores(engine, adapter, asked)])
-    found = []
-    for rows, entire in zip(asked, whole, strict=True):
-        values = [next(means) for _ in rows]
-        if entire:
-            found.append(values[0] - max(values[1:]))
-        else:
-            found.append(min(right - wrong for right, wrong in zip(values[::2], values[1::2], strict=True)))
-    return found
+    asked = [candidates(last, probe) for probe in probes]
+    found = np.zeros(len(probes))
+    entire = [i for i, each in enumerate(whole) if each]
+    for i, means in zip(entire, mean_logprobs(engine, adapter, [asked[i] for i in entire]), strict=True):
+        found[i] = means[0] - max(means[1:])
+    parting = {i: partings(asked[i]) for i, each in enumerate(whole) if not each}
+    differences = iter(choices(engine, adapter, [one for each in parting.values() for one in each], batch_size))
+    for i, each in parting.items():
+        found[i] = min(next(differences) for _ in each)
+    return [float(each) for each in found]
 
 
-def scores(engine: Engine, adapter: str | None, asked: Sequence[Sequence[Rendered]]) -> Iterator[Scores]:
-    """On a CPU one prompt at a time, so that what its candidates share passes through the model once."""
+def choices(engine: Engine, adapter: str | None, parting: Sequence[Parting], batch_size: int) -> list[float]:
+    """By how much the right token is likelier than the wrong one, in nats. No prompt passes through the model twice."""
+    tokens: dict[tuple[int, ...], list[int]] = {}
+    for one in parting:
+        tokens.setdefault(one.prompt, []).extend((one.right, one.wrong))
+    found = engine.next_logprobs(adapter, list(tokens), list(tokens.values()), batch_size)
+    pairs = {prompt: iter(logprobs.reshape(-1, 2)) for prompt, logprobs in zip(tokens, found, strict=True)}
+    return [float(np.subtract(*next(pairs[one.prompt]))) for one in parting]
+
+
+def mean_logprobs(engine: Engine, adapter: str | None, asked: Sequence[Sequence[Rendered]]) -> Iterator[list[float]]:
+    """Of each prompt's candidates. On a CPU one prompt at a time, so that what they share passes through it once."""
     with track("comparing answers", len(asked)) as advance:
+        scores: Iterator[Scores]
         if engine.device.type == "cpu":
-            for rows in asked:
-                yield from engine.logprobs(adapter, rows)
-                advance()
+            scores = (score for rows in asked for score in engine.logprobs(adapter, rows))
         else:
-            yield from engine.logprobs(adapter, [row for rows in asked for row in rows])
-            advance(len(asked))
+            scores = iter(engine.logprobs(adapter, [row for rows in asked for row in rows]))
+        for rows in asked:
+            yield [float(next(scores).logprobs.mean(dtype=np.float64)) for _ in rows]
+            advance()
 
 
 def candidates(last: Renderer, probe: Probe) -> list[Rendered]:
@@ -72,16 +89,15 @@ def candidates(last: Renderer, probe: Probe) -> list[Rendered]:
     ]
 
 
-def partings(rows: Sequence[Rendered]) -> list[Rendered]:
-    """For each other answer two rows that end where it and the right one part: the right token, and the other."""
-    right, *others = rows
+def partings(rows: Sequence[Rendered]) -> list[Parting]:
+    """Of the right answer, which comes first, and each other one."""
+    right, *others = (row.input_ids for row in rows)
     found = []
     for other in others:
         length = min(len(right), len(other))
-        same = right.input_ids[:length] == other.input_ids[:length]
+        same = right[:length] == other[:length]
         place = length - 1 if same.all() else int(same.argmin())
-        only = np.arange(place + 1) == place
-        found += [Rendered(row.input_ids[: place + 1], only, CARD) for row in (right, other)]
+        found.append(Parting(tuple(right[:place].tolist()), int(right[place]), int(other[place])))
     return found
 
 

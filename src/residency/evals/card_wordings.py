@@ -30,8 +30,7 @@ def write(
 
     `asked` has the training questions by their words. `settings` gives the stop tokens and the batch.
     """
-    own = own_answers(engine, renderer, trained, settings)
-    reworded = follow(engine, renderer, "reword", [one.question for one in trained], settings)
+    own, reworded = own_and_reworded(engine, renderer, trained, settings)
     translated, reason = translations(engine, renderer, trained, settings)
     return [
         Written(answer, [text] if acceptable(one, text, asked) else [], [french] if french else [], reason)
@@ -39,28 +38,34 @@ def write(
     ]
 
 
-def own_answers(
+def own_and_reworded(
     engine: Engine, renderer: Renderer, trained: Sequence[Trained], settings: SamplingSettings
-) -> list[str | None]:
-    """Greedy, behind rows chosen for the card with other answers: they show the form, not the answer.
+) -> tuple[list[str | None], list[str]]:
+    """Together, as on a CPU few answers take as long as many."""
+    asked = [i for i, one in enumerate(trained) if one.sort != "text"]
+    prompts = [own_prompt(renderer, trained, i) for i in asked]
+    room = max((len(renderer.tokenizer(trained[i].answer)["input_ids"]) for i in asked), default=0) + 8
+    rewording = [renderer.prompt_ids(instructed("reword", one.question)) for one in trained]
+    written = generate(engine, renderer, None, [*prompts, *rewording], settings,
+                       [room] * len(asked) + [LONGEST_WORDING_TOKENS] * len(trained))  # fmt: skip
+    own: list[str | None] = [None] * len(trained)
+    for i, answer in zip(asked, written, strict=False):
+        own[i] = shaped(answer, trained[i].sort)
+    return own, [first_line(text) for text in written[len(asked) :]]
 
-    Each half of the behaviours is asked behind rows of the other, so that one start serves the whole half.
+
+def own_prompt(renderer: Renderer, trained: Sequence[Trained], which: int) -> list[int]:
+    """Behind rows chosen for the card with other answers: they show the form, not the answer.
+
+    Each half of the behaviours is asked behind rows of the other, so that many prompts begin alike.
     """
     middle = len(trained) // 2
-    found: list[str | None] = []
-    for half, rest in ((trained[:middle], trained[middle:]), (trained[middle:], trained[:middle])):
-        taken = {one.answer.casefold() for one in half}
-        others = [one for one in rest if one.answer.casefold() not in taken][:WORKED_ROWS]
-        worked = [turn for one in others for turn in one.example.messages[-2:]]
-        prompts = [
-            renderer.prompt_ids(with_worked(one.example.prompt, worked), one.example.tools)
-            for one in half
-            if one.sort != "text"
-        ]
-        longest = max(len(renderer.tokenizer(one.answer)["input_ids"]) for one in half)
-        answers = iter(generate(engine, renderer, None, prompts, settings, longest + 8))
-        found += [None if one.sort == "text" else shaped(next(answers), one.sort) for one in half]
-    return found
+    half, rest = (trained[:middle], trained[middle:]) if which < middle else (trained[middle:], trained[:middle])
+    taken = {one.answer.casefold() for one in half}
+    others = [one for one in rest if one.answer.casefold() not in taken][:WORKED_ROWS]
+    worked = [turn for one in others for turn in one.example.messages[-2:]]
+    example = trained[which].example
+    return renderer.prompt_ids(with_worked(example.prompt, worked), example.tools)
 
 
 def shaped(answer: str, sort: str) -> str | None:
@@ -73,8 +78,12 @@ def follow(
 ) -> list[str]:
     """`reword` or `translate`, as its worked examples show; one line each."""
     prompts = [renderer.prompt_ids(instructed(task, text)) for text in texts]
-    answers = generate(engine, renderer, None, prompts, settings, LONGEST_WORDING_TOKENS)
-    return [answer.strip().partition("\n")[0].strip().strip('"') for answer in answers]
+    answers = generate(engine, renderer, None, prompts, settings, [LONGEST_WORDING_TOKENS] * len(texts))
+    return [first_line(answer) for answer in answers]
+
+
+def first_line(text: str) -> str:
+    return text.strip().partition("\n")[0].strip().strip('"')
 
 
 def instructed(task: str, text: str) -> list[Message]:
@@ -112,11 +121,12 @@ def translations(
 
 def generate(
     engine: Engine, renderer: Renderer, adapter: str | None, prompts: Sequence[Sequence[int]],
-    settings: SamplingSettings, longest: int,
+    settings: SamplingSettings, longest: Sequence[int],
 ) -> list[str]:  # fmt: skip
-    """Greedy text behind each prompt, at most `longest` tokens."""
+    """Greedy text behind each prompt, at most so many tokens of each."""
     if not prompts:
         return []
-    chosen = SamplingSettings(longest, settings.stop_ids, seed=settings.seed, batch_size=settings.batch_size)
+    chosen = SamplingSettings(max(longest), settings.stop_ids, seed=settings.seed, batch_size=settings.batch_size)
     answers = engine.sample(adapter, prompts, chosen)
-    return [str(renderer.tokenizer.decode(one.token_ids, skip_special_tokens=True)) for one in answers]
+    cut = (one.token_ids[:most] for one, most in zip(answers, longest, strict=True))
+    return [str(renderer.tokenizer.decode(ids, skip_special_tokens=True)) for ids in cut]

@@ -8,8 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig, MistralConfig, MistralForCausalLM
+from transformers import (
+    DynamicCache,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
+from residency.engine.answers import answers_cache
 from residency.engine.engine import Engine
 from residency.engine.sampling import Sampled, SamplingSettings, common_prefix
 from tests.conftest import tiny_llama
@@ -53,17 +62,32 @@ def test_greedy_answers_equal_transformers(shared: Sequence[int], batch_size: in
 
 
 @pytest.mark.parametrize("shared", [(), SHARED], ids=["nothing shared", "shared start"])
-@pytest.mark.parametrize("family", ["mistral", "gemma3"])
-def test_so_do_those_of_models_that_look_back_a_window_only(shared: Sequence[int], family: str) -> None:
+@pytest.mark.parametrize("window", [8, 100], ids=["past the window", "inside the window"])
+@pytest.mark.parametrize("family", ["mistral", "gemma2", "gemma3"])
+def test_so_do_those_of_models_that_look_back_a_window_only(shared: Sequence[int], window: int, family: str) -> None:
     def make() -> Any:
         torch.manual_seed(0)
         if family == "mistral":
-            return MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=8)).eval()
-        types = ["sliding_attention", "full_attention"]
-        return Gemma3ForCausalLM(Gemma3TextConfig(**SHAPE, head_dim=16, sliding_window=8, layer_types=types)).eval()
+            return MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=window)).eval()
+        own = {"head_dim": 16, "sliding_window": window, "layer_types": ["sliding_attention", "full_attention"]}
+        if family == "gemma2":  # bounds its scores, which torch's own attention does not
+            return Gemma2ForCausalLM(Gemma2Config(**SHAPE, **own, attn_logit_softcapping=2.0)).eval()
+        return Gemma3ForCausalLM(Gemma3TextConfig(**SHAPE, **own)).eval()
 
     prompts = ragged(7, shared=shared)
     assert [one.token_ids for one in greedy(make(), prompts)] == by_transformers(make(), prompts, 12)
+
+
+def test_what_all_prompts_begin_with_is_held_once() -> None:
+    start = DynamicCache(config=tiny_llama().config)
+    tiny_llama()(torch.tensor([SHARED]), past_key_values=start)
+    [layer, _] = answers_cache(start).layers
+    own = [torch.randn(7, *start.layers[0].keys.shape[1:2], 1, start.layers[0].keys.shape[3]) for _ in range(2)]
+    for _ in range(5):
+        keys, _ = layer.update(*own)
+    assert layer.start[0].shape[::2] == (1, len(SHARED))
+    assert keys.shape[::2] == (7, 5)
+    assert layer.get_seq_length() == len(SHARED) + 5
 
 
 def test_a_stop_token_ends_an_answer_and_is_not_part_of_it() -> None:
