@@ -9,9 +9,10 @@ the reason.
     measure(...)   after it: asks the tuned model and sums up
 
 Facts and labels hold where the trained answer is likelier than others (a forced choice, no judge); answers in a form
-that a program reads hold where the text itself is right by the run's first grader. Facts against what a model has
-learned tend to hold near the training prompts alone (arXiv 2510.17941), and what is trained one way round may not hold
-the other way (arXiv 2309.12288).
+that a program reads hold where the text itself is right by the run's first grader. A neighbour is intact where the
+tuned model does not say there what it was trained to say. Facts against what a model has learned tend to hold near
+the training prompts alone (arXiv 2510.17941), and what is trained one way round may not hold the other way (arXiv
+2309.12288).
 """
 
 from __future__ import annotations
@@ -135,7 +136,8 @@ def measure(tuned: Asked, planned: ProbeSet, examples: Sequence[Example], grader
     rights = judged(planned.probes, outputs, chosen, grader)
     probes = []
     for probe, margin, output, right in zip(planned.probes, after, outputs, rights, strict=True):
-        by_text = chosen[probe.behaviour].sort == "format" and right is not None
+        # At neighbours the untuned model's words are long and what is trained is short: likelihoods tell no more.
+        by_text = right is not None and (chosen[probe.behaviour].sort == "format" or probe.kind == "neighbours")
         found = {"margin": margin, "output": output, "right": right, "holds": right if by_text else margin > 0}
         probes.append(probe.model_copy(update=found))
     seconds = planned.seconds + time.monotonic() - began
