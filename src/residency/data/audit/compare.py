@@ -184,8 +184,8 @@ def as_pairs(pairs: Sequence[tuple[int, int]]) -> Pairs:
 def is_near_copy(compared: Compared, left: int, right: int, like: float) -> bool:
     """Whether two similar rows say the same, rather than being two rows made from one pattern.
 
-    Rows of one pattern differ in what fills it: in figures, in a word that changes in both question and answer, in one
-    word of a short question, or in words of the question and of a short answer.
+    Rows of one pattern differ in what fills it: in figures, in a word that changes in both question and answer, or in
+    one word of a short question or answer.
     Texts without words, as an emoji, are compared as they stand.
     """
     prompts = [compared.prompts.row(row) for row in (left, right)]
@@ -202,10 +202,10 @@ def is_near_copy(compared: Compared, left: int, right: int, like: float) -> bool
     asked, said = ({*pair[0]} ^ {*pair[1]} for pair in (prompts, answers))
     if any(compared.words[word] not in FILLERS for word in asked & said):
         return False
-    short_question, short_answer = (min(map(len, pair)) <= SHORT_WORDS for pair in (prompts, answers))
-    if not (short_question or short_answer) or not other_words(compared, *prompts):
-        return True
-    return not short_question and not other_words(compared, *answers)
+    for one, two in (prompts, answers):
+        if min(len(one), len(two)) <= SHORT_WORDS and other_words(compared, one, two):
+            return False
+    return True
 
 
 def other_words(compared: Compared, left: Sequence[int], right: Sequence[int]) -> bool:
