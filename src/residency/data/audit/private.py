@@ -29,10 +29,11 @@ KEY_BLOCK = re.compile(
     re.DOTALL,
 )
 ASSIGNMENT = re.compile(
-    r"\b(?:[a-z0-9]{1,30}[_-]){0,5}"
+    r"(?<![:/])\b(?:[a-z0-9]{1,30}[_-]){0,5}"
     r"(?:api[_ -]?key|access[_ -]?key|secret(?:[_ -]key)?|auth[_ -]?token|token|passwd|password|pwd)"
     r"['\"]?\s*(?::=|=|:|\bis\b)\s*['\"]?([^\s'\",;(){}\[\]<>]{8,})(?![(\[{<])", re.IGNORECASE,
 )  # fmt: skip
+"""In a path or a resource's name (`arn:...:secret:name`) the word is a part of it."""
 ASSIGNMENT_HINTS = ("key", "secret", "token", "passw", "pwd")
 EMAIL = re.compile(
     r"(?<![\w.+/@-])[A-Za-z0-9][\w.+-]{0,63}"
@@ -45,6 +46,8 @@ DIGITS_HINT = re.compile(r"\d[\d ().-]{7}")
 PHONE = re.compile(
     r"(?<![\w.+/#-])(?:\+\d|00[1-9]|\(\d{3}\)|\d{3}[ .-]\d{3}[ .-]\d{4}\b)[\d ().-]{0,18}(?<=\d)(?![\w-])"
 )
+FICTIONAL_PHONE = re.compile(r"555\D?01\d\d$")
+"""Nobody's in North America, kept for films and manuals."""
 CARD = re.compile(r"(?<![\w.-])(?:[3-6]\d{3}([ -]?)\d{4}\1\d{4}\1\d{1,7}|3[47]\d{2}[ -]?\d{6}[ -]?\d{5})(?![\w-])")
 CARD_WORD = re.compile(r"card|visa|master|amex|credit|debit|payment", re.IGNORECASE)
 IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
@@ -172,6 +175,8 @@ def is_phone(match: re.Match[str]) -> bool:
     import phonenumbers
 
     number = re.sub(r"^00", "+", match[0])
+    if FICTIONAL_PHONE.search(number):
+        return False
     try:
         return bool(phonenumbers.is_valid_number(phonenumbers.parse(number, "US")))
     except phonenumbers.NumberParseException:

@@ -21,7 +21,7 @@ LIST_ITEM = re.compile(r"[ \t]*(?:[-*\u2022]|\d{1,3}[.)])\s+\S")
 HEADING = re.compile(r"#{1,6} \S|\*\*[^*\n]+\*\*[ \t]*$", re.MULTILINE)
 TAG = re.compile(r"<[A-Za-z!][^<>]*>")
 PREAMBLE = re.compile(
-    r"\s*(?:(?:sure|certainly|of course|absolutely|great question|good question|happy to help)[!,.:]+\s*\w"
+    r"\s*(?:(?:sure|certainly|of course|absolutely|great question|good question|happy to help)[!,.:]+\s*[^\s!,.:]"
     r"|sure (?:thing|here|i)\b|happy to help\b|i(?:'d| would) be happy"
     r"|here(?:'s| is| are) (?:the|a|an|your|my)\b|as an ai\b|thank you for|thanks for asking)", re.IGNORECASE,
 )  # fmt: skip

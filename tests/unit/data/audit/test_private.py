@@ -38,6 +38,8 @@ def test_private_data_are_masked(text: str, masked: str) -> None:
         "1234567890123456789 is a large number",
         "version 1.2.3.4 of the package",
         "see scipy.special.function_name_in_a_long_module_path",
+        "arn:aws:secretsmanager:eu-west-1:123456789012:secret:MyDatabase-1a2b3c",
+        "call +1 206 555 0100 or 206-555-0199",
     ],
 )
 def test_what_only_looks_private_stays(text: str) -> None:

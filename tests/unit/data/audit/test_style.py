@@ -25,6 +25,7 @@ def names(answer: str) -> set[str]:
         ("| a | b |\n|---|---|\n| 1 | 2 |", "is a table"),
         ("<ul><li>three</li></ul>", "is HTML or XML"),
         ("Sure! It is three.", "opens with a courtesy"),
+        ('Sure! {"answer": 3}', "opens with a courtesy"),
         ("IT IS THREE OF THEM.", "is in capitals"),
         ("It is three \N{SMILING FACE WITH SUNGLASSES}", "has emoji"),
         ("It is three!!!", "shouts"),
