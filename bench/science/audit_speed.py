@@ -64,6 +64,7 @@ def measure(file: Path) -> dict[str, Any]:
     from residency.data.audit.table import read_table
 
     topics = {"seconds": 0.0, "seconds_cpu": 0.0}
+    audit.read_subjects = timed(audit.read_subjects, topics)
     audit.check_subjects = timed(audit.check_subjects, topics)
     whole: dict[str, float] = dict.fromkeys(topics, 0.0)
 

@@ -17,9 +17,11 @@ KINDS = {ast.FunctionDef: "function", ast.AsyncFunctionDef: "function", ast.Clas
 LONGEST_BODY, SHORTEST_BODY, LONGEST_SUMMARY, SHORTEST_SUMMARY = 700, 80, 160, 15
 
 
-def docstring_rows(packages: tuple[str, ...], count: int, seed: int = 0) -> list[dict[str, object]]:
-    """Chat rows, no answer twice; fewer than `count` where the packages have no more."""
-    pairs = {answer: question for package in packages for question, answer in pairs_of(package)}
+def docstring_rows(
+    packages: tuple[str, ...], count: int, seed: int = 0, folder: Path | None = None
+) -> list[dict[str, object]]:
+    """Chat rows, no answer twice; fewer than `count` where the packages, installed or in `folder`, have no more."""
+    pairs = {answer: question for package in packages for question, answer in pairs_of(package, folder)}
     rows = [
         {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
         for answer, question in pairs.items()
@@ -28,12 +30,12 @@ def docstring_rows(packages: tuple[str, ...], count: int, seed: int = 0) -> list
     return rows[:count]
 
 
-def pairs_of(package: str) -> Iterator[tuple[str, str]]:
+def pairs_of(package: str, folder: Path | None = None) -> Iterator[tuple[str, str]]:
     """`stdlib` is Python's own library; another name is a package in site-packages."""
     if package == "stdlib":
         files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     else:
-        files = sorted((Path(sysconfig.get_path("purelib")) / package).rglob("*.py"))
+        files = sorted(((folder or Path(sysconfig.get_path("purelib"))) / package).rglob("*.py"))
     for file in files:
         try:
             tree = ast.parse(file.read_text(encoding="utf-8"))

@@ -22,6 +22,7 @@ from model_eye import auroc
 from residency.data.audit.clusters import subjects
 from residency.data.audit.embeddings import load_embedder
 from residency.data.audit.misfits import fit_scores
+from residency.data.audit.neighbours import nearest_rows
 from residency.data.audit.table import table_of
 from residency.data.validate import load_examples
 
@@ -43,7 +44,8 @@ def main() -> None:
         rows, wrong = spoil(examples[: options.rows], options.swapped, options.seed)
         table = table_of(rows)
         began = time.monotonic()
-        scores = fit_scores(embedder.embed(subjects(table)), embedder.embed(table.answers), options.seed)
+        prompts = embedder.embed(subjects(table))
+        scores = fit_scores(prompts, embedder.embed(table.answers), nearest_rows(prompts, options.seed))
         found = auroc(-scores, wrong) | {"seconds": round(time.monotonic() - began, 2)}
         results[f"{file.stem}, {options.swapped:.0%} swapped"] = found
         low, high = found["interval"]

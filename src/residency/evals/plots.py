@@ -13,6 +13,7 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from residency.evals.wording import percent, score
 from residency.records import EvalResult, Metric, RetentionResult, ScaleResult
@@ -199,11 +200,18 @@ def topic_map(points: Sequence[Mapping[str, Any]], topics: Sequence[Mapping[str,
         for colour, wanted in ((MUTED, False), (ACCENT, True)):
             some = [point for point in points if (point["topic"] == 0) == wanted]
             axes.scatter([p["x"] for p in some], [p["y"] for p in some], s=5, color=colour, alpha=0.45, linewidths=0)
+        covered: list[Bbox] = []
         for number, topic in enumerate(topics[:TOPICS_NAMED]):
             own = [(point["x"], point["y"]) for point in points if point["topic"] == number]
-            if own:
-                x, y = np.median(own, axis=0)
-                axes.text(x, y, topic["name"], size=8.4, ha="center", va="center", weight="bold", parse_math=False)
+            if not own:
+                continue
+            x, y = np.median(own, axis=0)
+            name = axes.text(x, y, topic["name"], size=8.4, ha="center", va="center", weight="bold", parse_math=False)
+            place = name.get_window_extent()
+            if place.count_overlaps(covered):
+                name.remove()  # the larger topic keeps its name
+            else:
+                covered.append(place)
         axes.set_axis_off()
     return drawn()
 

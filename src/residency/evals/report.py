@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from residency import durable
 from residency.evals import plots, wording
@@ -50,7 +51,7 @@ def _html(findings: Findings) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= NUMBERS
+    environment.filters |= NUMBERS | {"code": code}
     drawn = findings.data["plots"] if findings.data else {}
     topics: dict[str, Any] = next(
         (one["data"] for one in (findings.data or {}).get("findings", ()) if one["check"] == "topics"), {}
@@ -74,6 +75,11 @@ def _html(findings: Findings) -> str:
         trade_off=plots.trade_off(findings.scaled, findings.retention),
         grad_norm=plots.small_curve(findings.metrics, "grad_norm"),
     )
+
+
+def code(text: str) -> Markup:
+    """What stands in backticks, set as code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _measuring_seconds(findings: Findings) -> float:

@@ -12,7 +12,7 @@ from residency.config.graders import Python, StringCheck
 from residency.data.messages import Example, Origin
 from residency.errors import DataError, RunError
 from residency.evals import plots
-from residency.evals.report import write_report
+from residency.evals.report import code, write_report
 from residency.evals.run import Completion, evaluate
 from residency.records import RunFolder
 
@@ -214,3 +214,15 @@ def test_parallel_lines_stand_at_their_values_and_labels_keep_apart() -> None:
     assert "rank" in picture
     assert ">1.01<" not in picture  # too near to the best one's 1
     assert ">2<" in picture
+
+
+def test_commands_in_a_finding_are_set_as_code_and_nothing_else_is_markup() -> None:
+    assert code("use `--fix` <now>") == "use <code>--fix</code> &lt;now&gt;"
+
+
+def test_on_the_map_no_name_covers_that_of_a_larger_topic() -> None:
+    points = [{"x": x, "y": y, "topic": topic} for topic, (x, y) in enumerate([(0, 0), (0.001, 0), (1, 1)])]
+    drawn = str(plots.topic_map(points, [{"name": name} for name in ("boats", "ships", "bread")]))
+    assert "boats" in drawn
+    assert "ships" not in drawn
+    assert "bread" in drawn

@@ -28,7 +28,7 @@ from residency.data.audit.private import find_private
 from residency.data.audit.residue import find_residue
 from residency.data.audit.score import points_lost, score
 from residency.data.audit.similar import Pairs
-from residency.data.audit.subjects import check_subjects
+from residency.data.audit.subjects import Subjects, check_subjects, read_subjects
 from residency.data.audit.table import Table, TableRead, joined_tables
 from residency.data.audit.words import row_frequency
 from residency.data.messages import Origin
@@ -80,7 +80,7 @@ def audit(train: Table, test: Table | None = None) -> Audit:
     """Checks training rows, and whether the test's rows stand among them."""
     number = len(train)
     both = joined_tables(train, test) if test else train
-    steps = 10
+    steps = 11
     with track("Checking the rows", steps) as advance:
 
         def step(value: Any) -> Any:
@@ -92,6 +92,7 @@ def audit(train: Table, test: Table | None = None) -> Audit:
         pairs = step(contradictions(compared))
         leaked = step(leaks(compared) if test else np.zeros((0, 2), dtype=np.int64))
         residue = step(residue_by_row(train))
+        topics = step(read_subjects(train))
         found: list[Finding | None] = [
             *duplicate_findings(train, compared, clusters),
             contradiction_finding(both, pairs),
@@ -100,8 +101,9 @@ def audit(train: Table, test: Table | None = None) -> Audit:
             residue_finding(train, residue),
             *step(schema_findings(train, compared)),
             step(language_finding(train)),
-            *step(style_findings(train, compared, residue)),
-            *step(check_subjects(train, test)),
+            format_finding(train, residue, topics),
+            *step(style_findings(train, compared)),
+            *step(check_subjects(train, topics, test)),
         ]
     kept = by_gravity(one for one in found if one)
     groups = split_groups(compared, clusters)
@@ -299,22 +301,26 @@ def language_finding(table: Table) -> Finding | None:
     )  # fmt: skip
 
 
-def style_findings(table: Table, compared: Compared, residue: Collection[int]) -> list[Finding | None]:
+def format_finding(table: Table, residue: Collection[int], topics: Subjects | None) -> Finding | None:
     """Rows with residue look unlike the rest because of it; they are named for that alone."""
-    number = len(table)
-    minority = style.minorities(style.traits_of(table.answers))
+    traits = style.traits_of(table.answers)
+    minority = style.minorities(traits, topics.rows, topics.nearest) if topics else style.minorities(traits)
     rare: dict[int, str] = {}
     for name, rows in minority:
         rare |= {row: name for row in rows.tolist() if row not in residue and row not in rare}
+    listed = "; ".join(f"{name}: {n}" for name, n in Counter(rare.values()).most_common(5))
+    return says.of_rows(
+        "format_minority", "warning", table, list(rare),
+        f"Answers written unlike the rest, or unlike those to like requests ({listed}): {{rows}}. One format for one "
+        "task; rewrite them, or add more of the kind.",
+    )  # fmt: skip
+
+
+def style_findings(table: Table, compared: Compared) -> list[Finding | None]:
+    number = len(table)
     refused = style.refusals(table.answers)
     words = compared.prompts.counts[:number] + compared.answers.counts[:number]
-    listed = "; ".join(f"{name}: {len(rows)}" for name, rows in minority[:5])
     return [
-        says.of_rows(
-            "format_minority", "warning", table, list(rare),
-            f"Answers written unlike the rest ({listed}): {{rows}}. One format for one task; rewrite them, or add more "
-            "of the kind.",
-        ),
         says.of_rows(
             "refusals", "warning" if len(refused) > 0.1 * number else "note", table, refused,
             "Answers that refuse: {rows}. A model refuses about as often as its examples do, and more widely; keep "

@@ -21,7 +21,16 @@ from residency.data.audit.questions import (
 )
 from residency.data.audit.similar import Alike, Pairs, clusters_of, signatures, similar_pairs
 from residency.data.audit.table import Table
-from residency.data.audit.words import NO_WORD, Vocabulary, Words, is_figure, read_words, row_frequency, shingles
+from residency.data.audit.words import (
+    NO_WORD,
+    Vocabulary,
+    Words,
+    distinct,
+    is_figure,
+    read_words,
+    row_frequency,
+    shingles,
+)
 
 NEAR_ROW = 0.6
 """Jaccard similarity of two rows that are nearly the same. At 0.8 a third of those in short rows is missed."""
@@ -32,7 +41,7 @@ NEAR_ANSWER = 0.5
 NEAR_LEAK = 0.7
 SLIPPED = 0.0
 LEAK_WORDS = 8
-LEAK_CONTAINED = 0.6
+LEAK_WHOLE, LEAK_CONTAINED = 0.9, 0.6
 FEWEST_LEAK_WORDS = 3
 FILLERS = frozenset(
     {
@@ -53,6 +62,8 @@ class Compared:
     questions: Questions
     words: list[str]
     """By id."""
+    figures: frozenset[int]
+    """The ids of numbers and signs."""
     prompts: Words
     answers: Words
     keys: NDArray[np.int64]
@@ -78,10 +89,12 @@ def compare_rows(table: Table, num_train: int) -> Compared:
     parts = (prompts.part(first, last) for first, last in prompts.chunks())
     near_rows = similar_pairs(signatures(whole_rows(prompts, answers), len(prompts)), np.unique(keys), ALIKE)
     near_prompts = similar_pairs(signatures(parts, len(prompts)), asked, ALIKE)
+    figures = frozenset(i for i, word in enumerate(words) if is_figure(word))
+    bags = equal_bags(prompts, answers, table)
+    near_prompts = with_pairs(near_prompts, slips(questions, asked.tolist()))
     return Compared(
-        table, questions, words, prompts, answers, keys, prompt_keys, equal_bags(prompts, answers, table), near_rows,
-        with_pairs(near_prompts, slips(questions, asked.tolist())), num_train,
-    )  # fmt: skip
+        table, questions, words, figures, prompts, answers, keys, prompt_keys, bags, near_rows, near_prompts, num_train
+    )
 
 
 def with_pairs(alike: Alike, more: Sequence[tuple[int, int]]) -> Alike:
@@ -139,9 +152,7 @@ def equal_bags(prompts: Words, answers: Words, table: Table) -> NDArray[np.int64
     first: dict[int, int] = {}
     bags = np.empty(len(prompts), dtype=np.int64)
     for row, system in enumerate(table.systems):
-        asked, said = (
-            np.unique(part.ids[part.starts[row] : part.starts[row + 1]]).tobytes() for part in (prompts, answers)
-        )
+        asked, said = (tuple(sorted({*part.row(row)})) for part in (prompts, answers))
         bags[row] = first.setdefault(hash((asked, said, system)), row) if asked and said else row
     return bags
 
@@ -173,8 +184,8 @@ def as_pairs(pairs: Sequence[tuple[int, int]]) -> Pairs:
 def is_near_copy(compared: Compared, left: int, right: int, like: float) -> bool:
     """Whether two similar rows say the same, rather than being two rows made from one pattern.
 
-    Rows of one pattern differ in what fills it: in figures, in a word that changes in both question and answer, in one
-    word of a short question, or in words of the question and of a short answer.
+    Rows of one pattern differ in what fills it: in figures, in a word that changes in both question and answer, or in
+    one word of a short question or answer.
     Texts without words, as an emoji, are compared as they stand.
     """
     prompts = [compared.prompts.row(row) for row in (left, right)]
@@ -191,10 +202,10 @@ def is_near_copy(compared: Compared, left: int, right: int, like: float) -> bool
     asked, said = ({*pair[0]} ^ {*pair[1]} for pair in (prompts, answers))
     if any(compared.words[word] not in FILLERS for word in asked & said):
         return False
-    short_question, short_answer = (min(map(len, pair)) <= SHORT_WORDS for pair in (prompts, answers))
-    if not (short_question or short_answer) or not other_words(compared, *prompts):
-        return True
-    return not short_question and not other_words(compared, *answers)
+    for one, two in (prompts, answers):
+        if min(len(one), len(two)) <= SHORT_WORDS and other_words(compared, one, two):
+            return False
+    return True
 
 
 def other_words(compared: Compared, left: Sequence[int], right: Sequence[int]) -> bool:
@@ -212,8 +223,8 @@ def overlap(left: Sequence[int], right: Sequence[int]) -> float:
     return len({*left} & {*right}) / len(both) if both else 1.0
 
 
-def figures_in(compared: Compared, ids: Sequence[int]) -> list[str]:
-    return [word for i in ids if is_figure(word := compared.words[i])]
+def figures_in(compared: Compared, ids: Sequence[int]) -> list[int]:
+    return [i for i in ids if i in compared.figures]
 
 
 def contradictions(compared: Compared) -> Pairs:
@@ -264,7 +275,8 @@ def leaks(compared: Compared) -> Pairs:
     number, keys = compared.num_train, compared.prompt_keys
     found = contained(compared)
     for alike, is_near in ((compared.near_prompts, is_near_prompt), (compared.near_rows, is_near_copy)):
-        found += [(a, b) for a, b, like in alike.each() if a < number <= b and is_near(compared, a, b, like)]
+        near = [(a, b) for a, b, like in alike.each() if a < number <= b and is_near(compared, a, b, like)]
+        found += [pair for pair in near if gives_away(compared, *pair)]
     found += [(int(compared.bags[b]), b) for b in range(number, len(keys)) if compared.bags[b] < number]
     of_key: dict[int, int] = {}
     for train, test in sorted(found):
@@ -275,6 +287,14 @@ def leaks(compared: Compared) -> Pairs:
         train = train if train < number else of_key.get(train, number)
         pairs += [(train, test)] if train < number else []
     return as_pairs(pairs)
+
+
+def gives_away(compared: Compared, train: int, test: int) -> bool:
+    """Whether a training row that resembles a test row is of use for it, rather than another task in like words: one of
+    the two has no telling word in its question that the other lacks, or none in its answer."""
+    return any(
+        not other_words(compared, part.row(train), part.row(test)) for part in (compared.prompts, compared.answers)
+    )
 
 
 def is_near_prompt(compared: Compared, left: int, right: int, like: float) -> bool:
@@ -288,15 +308,17 @@ def is_near_prompt(compared: Compared, left: int, right: int, like: float) -> bo
 def contained(compared: Compared) -> list[tuple[int, int]]:
     """(training row, test row) where the test prompt's runs of words stand in the training row.
 
-    Of a long prompt LEAK_CONTAINED of the runs are enough. A short one must stand there whole, before the same answer,
-    for short questions are parts of other questions. Runs that many rows have belong to a pattern and do not count.
+    Of a long prompt LEAK_WHOLE of the runs are enough, and LEAK_CONTAINED where no other task is made of them. A short
+    one must stand there whole, before the same answer, for short questions are parts of other questions. Runs that many
+    rows have belong to a pattern and do not count.
     """
     number, counts = compared.num_train, compared.prompts.counts
     found = []
     for test, held in held_runs(compared, np.arange(number, len(counts)), LEAK_WORDS):
         hits = Counter(row for rows in held for row in rows)
         row, most = max(hits.items(), key=lambda one: (one[1], -one[0]), default=(0, 0))
-        if hits and most >= LEAK_CONTAINED * len(held):
+        whole, most_of_it = (hits and most >= share * len(held) for share in (LEAK_WHOLE, LEAK_CONTAINED))
+        if whole or (most_of_it and gives_away(compared, row, test)):
             found.append((row, test))
     for size in range(FEWEST_LEAK_WORDS, LEAK_WORDS):
         for test, (rows,) in held_runs(compared, number + np.flatnonzero(counts[number:] == size), size):
@@ -335,7 +357,7 @@ def holders_of(asked: NDArray[np.uint64], compared: Compared, size: int) -> tupl
         rows = np.repeat(np.arange(first, first + len(part)), np.diff(starts))
         places = np.minimum(np.searchsorted(asked, runs), len(asked) - 1)
         hit = asked[places] == runs
-        found.append(np.unique(rows[hit] * len(asked) + places[hit]))
+        found.append(distinct(rows[hit] * len(asked) + places[hit]))
         first += len(part)
     codes = np.concatenate(found)
     return codes // max(1, len(asked)), codes % max(1, len(asked))

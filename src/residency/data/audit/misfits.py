@@ -15,33 +15,25 @@ from residency.data.audit.findings import ROWS_RECORDED, Finding
 from residency.data.audit.table import Table
 
 NEIGHBOURS = 5
-COMPARED_ROWS = 20_000
-"""Neighbours are looked for among at most so many rows: linear time."""
 QUEUE_SHARE = 0.2
 """Few data have more wrong answers, and whoever reads the queue stops where the answers are right."""
 FEWEST_ROWS = 50
 
 
-def fit_scores(prompts: Vectors, answers: Vectors, seed: int = 0) -> NDArray[np.float64]:
-    """Shape (rows,): how well each answer fits; 0 is usual, and the lowest are the most suspicious."""
+def fit_scores(prompts: Vectors, answers: Vectors, nearest: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Shape (rows,): how well each answer fits; 0 is usual, and the lowest are the most suspicious.
+
+    `nearest` are the `nearest_rows` of the prompts.
+    """
     own = np.einsum("ij,ij->i", prompts, answers)
-    return standardised(own) + standardised(neighbour_fit(prompts, answers, seed))
+    return standardised(own) + standardised(neighbour_fit(answers, nearest[:, :NEIGHBOURS]))
 
 
-def neighbour_fit(prompts: Vectors, answers: Vectors, seed: int) -> NDArray[np.float32]:
-    """The largest cosine of each answer to the answers of the NEIGHBOURS nearest other prompts."""
-    random = np.random.default_rng(seed)
-    compared = np.sort(random.choice(len(prompts), min(len(prompts), COMPARED_ROWS), replace=False))
-    place = np.full(len(prompts), -1)
-    place[compared] = np.arange(len(compared))
-    count = min(NEIGHBOURS, len(compared) - 1)
-    fit = np.zeros(len(prompts), dtype=np.float32)
-    for part in blocks(len(prompts), len(compared)):
-        similar = prompts[part] @ prompts[compared].T
-        inside = np.flatnonzero(place[part] >= 0)
-        similar[inside, place[part][inside]] = -2  # a row is not its own neighbour
-        nearest = compared[np.argpartition(similar, -count, axis=1)[:, -count:]]
-        fit[part] = np.einsum("ij,ikj->ik", answers[part], answers[nearest]).max(axis=1)
+def neighbour_fit(answers: Vectors, nearest: NDArray[np.int32]) -> NDArray[np.float32]:
+    """The largest cosine of each answer to the answers of the nearest other prompts."""
+    fit = np.zeros(len(answers), dtype=np.float32)
+    for part in blocks(len(answers), nearest.shape[1] * answers.shape[1]):
+        fit[part] = np.einsum("ij,ikj->ik", answers[part], answers[nearest[part]]).max(axis=1)
     return fit
 
 
@@ -52,12 +44,12 @@ def standardised(values: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.asarray((values - middle) / (1.4826 * spread + 1e-3), dtype=np.float64)
 
 
-def check_fit(table: Table, prompts: Vectors, answers: Vectors, seed: int = 0) -> list[Finding]:
+def check_fit(table: Table, prompts: Vectors, answers: Vectors, nearest: NDArray[np.int32]) -> list[Finding]:
     """The QUEUE_SHARE of the rows whose answers fit least, for a person to look at."""
     asked = np.flatnonzero([bool(prompt) for prompt in table.prompts])
     if len(asked) < FEWEST_ROWS:
         return []
-    scores = fit_scores(prompts[asked], answers[asked], seed)
+    scores = fit_scores(prompts, answers, nearest)[asked]
     queue = np.argsort(scores, kind="stable")[: max(1, round(QUEUE_SHARE * len(asked)))]
     return [Finding(
         "misfit_answers", "note",

@@ -21,18 +21,20 @@ OTHER_TOKENS = (
     r"\bgithub_pat_[A-Za-z0-9_]{60,}",
     r"\bAIza[0-9A-Za-z_-]{35}",
 )
-LONG_RUN = re.compile(r"[\w/+=.:-]{18,}")
+SHORTEST_TOKEN = 18
+LONG_RUN = re.compile(rf"[\w/+=.:-]{{{SHORTEST_TOKEN},}}")
 """Every provider's token is, or stands in, a run like this with a digit in it; most texts have none."""
 KEY_BLOCK = re.compile(
     r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----(?:.{0,20000}?-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----)?",
     re.DOTALL,
 )
 ASSIGNMENT = re.compile(
-    r"\b(?:[a-z0-9]{1,30}[_-]){0,5}"
+    r"(?<![:/])\b(?:[a-z0-9]{1,30}[_-]){0,5}"
     r"(?:api[_ -]?key|access[_ -]?key|secret(?:[_ -]key)?|auth[_ -]?token|token|passwd|password|pwd)"
     r"['\"]?\s*(?::=|=|:|\bis\b)\s*['\"]?([^\s'\",;(){}\[\]<>]{8,})(?![(\[{<])", re.IGNORECASE,
 )  # fmt: skip
-ASSIGNMENT_HINT = re.compile(r"key|secret|token|passw|pwd", re.IGNORECASE)
+"""In a path or a resource's name (`arn:...:secret:name`) the word is a part of it."""
+ASSIGNMENT_HINTS = ("key", "secret", "token", "passw", "pwd")
 EMAIL = re.compile(
     r"(?<![\w.+/@-])[A-Za-z0-9][\w.+-]{0,63}"
     r"@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24}(?![\w@])"
@@ -44,6 +46,8 @@ DIGITS_HINT = re.compile(r"\d[\d ().-]{7}")
 PHONE = re.compile(
     r"(?<![\w.+/#-])(?:\+\d|00[1-9]|\(\d{3}\)|\d{3}[ .-]\d{3}[ .-]\d{4}\b)[\d ().-]{0,18}(?<=\d)(?![\w-])"
 )
+FICTIONAL_PHONE = re.compile(r"555\D?01\d\d$")
+"""Nobody's in North America, kept for films and manuals."""
 CARD = re.compile(r"(?<![\w.-])(?:[3-6]\d{3}([ -]?)\d{4}\1\d{4}\1\d{1,7}|3[47]\d{2}[ -]?\d{6}[ -]?\d{5})(?![\w-])")
 CARD_WORD = re.compile(r"card|visa|master|amex|credit|debit|payment", re.IGNORECASE)
 IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
@@ -86,16 +90,22 @@ def mask_private(text: str) -> str:
 def _secrets(text: str) -> Iterator[Private]:
     if "PRIVATE KEY" in text:
         yield from (Private(*match.span(), "secret") for match in KEY_BLOCK.finditer(text))
-    if "://" in text or any(map(has_digit, LONG_RUN.findall(text))):
+    if "://" in text or may_hold_token(text):
         for pattern in token_patterns():
             for match in pattern.finditer(text):
                 password = match[1] if pattern.pattern.startswith("://") else match[0]
                 if not is_placeholder(password):
                     yield Private(*match.span(), "secret")
-    if ASSIGNMENT_HINT.search(text):
+    lower = text.lower()
+    if any(hint in lower for hint in ASSIGNMENT_HINTS):
         for match in ASSIGNMENT.finditer(text):
             if looks_random(match[1]):
                 yield Private(*match.span(1), "secret")
+
+
+def may_hold_token(text: str) -> bool:
+    longest = max(map(len, text.split()), default=0)
+    return longest >= SHORTEST_TOKEN and any(map(has_digit, LONG_RUN.findall(text)))
 
 
 @cache
@@ -165,6 +175,8 @@ def is_phone(match: re.Match[str]) -> bool:
     import phonenumbers
 
     number = re.sub(r"^00", "+", match[0])
+    if FICTIONAL_PHONE.search(number):
+        return False
     try:
         return bool(phonenumbers.is_valid_number(phonenumbers.parse(number, "US")))
     except phonenumbers.NumberParseException:

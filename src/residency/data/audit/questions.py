@@ -34,6 +34,8 @@ SHORTEST_SLIP = 4
 MOST_SLIPS = 8
 MOST_MISSPELT = 3
 """In one prompt."""
+MOST_ALIKE_SLIPS, SLIP_SHARE = 3, 0.001
+"""The same slip may be made again, where the word itself is found a thousand times as often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +95,8 @@ def same_question(questions: Questions, left: int, right: int) -> bool:
 
 
 def is_misspelling(questions: Questions, left: int, right: int) -> bool:
-    """One of two long words is found nowhere else and is one slip of the pen away from the other, which is found more
-    often or has the same letters.
+    """One of two long words is found nowhere else, or next to nowhere, and is one slip of the pen away from the other,
+    which is found more often or has the same letters.
 
     A slip leaves a letter out, doubles it or exchanges two. With another letter (Iceland, Ireland), or another first
     one (Gambia, Zambia), it may well be another name.
@@ -105,7 +107,7 @@ def is_misspelling(questions: Questions, left: int, right: int) -> bool:
     rare, common = sorted((int(questions.frequency[left]), int(questions.frequency[right])))
     same_letters = sorted(one) == sorted(two)
     return (
-        rare == 1
+        (rare == 1 or (rare <= MOST_ALIKE_SLIPS and rare <= SLIP_SHARE * common))
         and (same_letters or len(one) != len(two))
         and OSA.distance(one, two, score_cutoff=1) <= 1
         and (common > 1 or (same_letters and len(one) > SHORTEST_SLIP))
@@ -118,7 +120,7 @@ def slips(questions: Questions, rows: Iterable[int]) -> list[tuple[int, int]]:
     Linear: of many prompts around one place only the first MOST_SLIPS are compared.
     """
     may_slip = np.array([len(word) >= SHORTEST_SLIP and word.isalpha() for word in questions.words])
-    rare = may_slip & (questions.frequency == 1)
+    rare = may_slip & (questions.frequency <= MOST_ALIKE_SLIPS)
     brief = (row for row in rows if questions.prompts.counts[row] <= 2 * SHORT_WORDS)
     short = [(row, words) for row in brief if len(words := asking(questions, row)) <= SHORT_WORDS]
     around: defaultdict[int, list[int]] = defaultdict(list)

@@ -12,6 +12,8 @@ SPECIAL = (
 QUOTE = "[\"'`]"
 UNQUOTED = f"(?:(?<!{QUOTE})(?:{SPECIAL})|(?:{SPECIAL})(?!{QUOTE}))"
 """A token in quotes is talked about."""
+TOKEN = re.compile(SPECIAL)
+ABOUT_TOKENS = re.compile(r"token", re.IGNORECASE)
 HEADINGS = r"^#{2,3} ?(?:Instruction|Response|Input|Output|Assistant|Human|User|System)\s*:"
 HOLES = r"\{\{\s*(?:name|author|user|input|output|instruction|response|question|answer|context|prompt)\s*\}\}"
 SPEAKER = r"(?:Human|Assistant|User|AI|Bot|System)"
@@ -20,27 +22,41 @@ IN_PROMPT = re.compile(rf"{ANYWHERE}|\A\s*{SPEAKER}:[ \t]|\n(?:Assistant|AI|Bot)
 IN_ANSWER = re.compile(
     rf"{ANYWHERE}|\A\s*(?:Assistant|AI|Bot):[ \t]|^(?:Human|User|Assistant):(?=[ \t]|$)", re.MULTILINE
 )
-HINT = re.compile(
-    r"<\||<\uff5c|_of_turn>|</?[bepu]|\[/?[IBEPCS]|<<|<s>|</s>|##|\{\{|(?:Human|Assistant|User|AI|Bot|System):"
-)
+HINTS = (
+    "<|", "<\uff5c", "_of_turn>", "bos>", "eos>", "pad>", "unk>", "INST]", "SYS>>", "BOS]", "EOS]", "PAD]", "CLS]",
+    "SEP]", "<s>", "</s>", "##", "{{", "Human:", "Assistant:", "User:", "AI:", "Bot:", "System:",
+)  # fmt: skip
+"""Most texts have none of these, and are passed over."""
 NEXT_TURN = re.compile(r"\n(?:Human|User):|\n#{2,3} ?(?:Instruction|Human|User)\s*:")
 """Where an answer runs on into the next question; nothing behind it belongs to the answer."""
 
 
 def find_residue(text: str, *, answer: bool) -> list[str]:
     """The pieces of `text` that belong to a template."""
-    if not HINT.search(text):
+    return [match[0].strip() for match in matches(text, answer=answer)]
+
+
+def matches(text: str, *, answer: bool) -> list[re.Match[str]]:
+    """A template puts tokens around a text. Where none stands at its beginning or end, one about tokens shows some."""
+    if not any(hint in text for hint in HINTS):
         return []
-    return [match[0].strip() for match in (IN_ANSWER if answer else IN_PROMPT).finditer(text)]
+    found = list((IN_ANSWER if answer else IN_PROMPT).finditer(text))
+    tokens = [match for match in found if TOKEN.fullmatch(match[0])]
+    wrapped = any(not text[: match.start()].strip() or not text[match.end() :].strip() for match in tokens)
+    if tokens and not wrapped and ABOUT_TOKENS.search(text):
+        return [match for match in found if match not in tokens]
+    return found
 
 
 def strip_residue(text: str, *, answer: bool) -> str:
     """`text` without them; an answer ends where it runs on into the next question."""
-    if not find_residue(text, answer=answer):
+    if not matches(text, answer=answer):
         return text
     if answer and (following := NEXT_TURN.search(text)):
         text = text[: following.start()]
-    return (IN_ANSWER if answer else IN_PROMPT).sub("", text).strip()
+    for match in reversed(matches(text, answer=answer)):
+        text = text[: match.start()] + text[match.end() :]
+    return text.strip()
 
 
 def special_tokens_in(text: str, tokens: Iterable[str]) -> list[str]:

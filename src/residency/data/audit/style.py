@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +17,11 @@ LABELS_AT_MOST = 50
 ROWS_PER_LABEL = 10
 OUTLIER_DEVIATIONS = 6.0
 
-LIST_ITEM = re.compile(r"^[ \t]*(?:[-*\u2022]|\d{1,3}[.)])\s+\S", re.MULTILINE)
-HEADING = re.compile(r"^#{1,6} \S|\*\*[^*\n]+\*\*", re.MULTILINE)
-MARKUP = re.compile(r"<([A-Za-z][\w-]*)(?:\s[^<>]*)?>[^<]*</\1>")
-TABLE_ROW = re.compile(r"^\|.*\|[ \t]*$", re.MULTILINE)
+LIST_ITEM = re.compile(r"[ \t]*(?:[-*\u2022]|\d{1,3}[.)])\s+\S")
+HEADING = re.compile(r"#{1,6} \S|\*\*[^*\n]+\*\*[ \t]*$", re.MULTILINE)
+TAG = re.compile(r"<[A-Za-z!][^<>]*>")
 PREAMBLE = re.compile(
-    r"\s*(?:(?:sure|certainly|of course|absolutely|great question|good question|happy to help)[!,.:]+\s*\w"
+    r"\s*(?:(?:sure|certainly|of course|absolutely|great question|good question|happy to help)[!,.:]+\s*[^\s!,.:]"
     r"|sure (?:thing|here|i)\b|happy to help\b|i(?:'d| would) be happy"
     r"|here(?:'s| is| are) (?:the|a|an|your|my)\b|as an ai\b|thank you for|thanks for asking)", re.IGNORECASE,
 )  # fmt: skip
@@ -41,27 +41,53 @@ def is_json(answer: str) -> bool:
     return answer[:1] in ("{", "[") and answer[-1:] in ("}", "]") and ('"' in answer or answer[:1] == "[")
 
 
+def is_list(answer: str) -> bool:
+    """Every line is an item, or goes on with one."""
+    if not LIST_ITEM.match(answer):
+        return False
+    lines = [line for line in answer.split("\n") if line.strip()]
+    return len(lines) >= 2 and all(line[0].isspace() or LIST_ITEM.match(line) for line in lines)
+
+
+def is_table(answer: str) -> bool:
+    lines = answer.split("\n") if answer[:1] == "|" else []
+    return len(lines) >= 2 and all(line.rstrip().endswith("|") for line in lines)
+
+
+def is_markup(answer: str) -> bool:
+    return answer[:1] == "<" and answer[-1:] == ">" and "</" in answer and bool(TAG.match(answer))
+
+
 def is_upper(answer: str) -> bool:
+    """Of letters that have two cases, which in some scripts few have."""
+    if not answer.isupper() or " " not in answer:
+        return False
     letters = [letter for letter in answer[:200] if letter.isalpha()]
-    return len(letters) >= 8 and answer.isupper() and " " in answer.strip()
+    cased = sum(letter.isupper() for letter in letters)
+    return cased >= 8 and 2 * cased >= len(letters)
 
 
-TRAITS: dict[str, Callable[[str], bool]] = {
+FORMS: dict[str, Callable[[str], bool]] = {
     "is JSON": is_json,
-    "holds a code block": lambda answer: "```" in answer,
-    "is a list": lambda answer: len(LIST_ITEM.findall(answer)) >= 2,
-    "has headings or bold text": lambda answer: bool(HEADING.search(answer)),
-    "has a table": lambda answer: "|" in answer and len(TABLE_ROW.findall(answer)) >= 2,
-    "has HTML or XML": lambda answer: "</" in answer and bool(MARKUP.search(answer)),
+    "is a code block": lambda answer: answer.startswith("```") and answer.endswith("```"),
+    "is a list": is_list,
+    "opens with a heading": lambda answer: bool(HEADING.match(answer)),
+    "is a table": is_table,
+    "is HTML or XML": is_markup,
     "opens with a courtesy": lambda answer: bool(PREAMBLE.match(answer)),
     "is in capitals": is_upper,
     "has emoji": lambda answer: not answer.isascii() and bool(EMOJI.search(answer)),
     "shouts": lambda answer: "!!" in answer,
+}
+"""What an answer is as a whole, and its tone. Prose that holds a list or some code is prose."""
+HABITS: dict[str, Callable[[str], bool]] = {
     "is casual": lambda answer: bool(SLANG.search(answer)),
     "begins in lower case": lambda answer: answer[:1].islower(),
     "has several paragraphs": lambda answer: "\n\n" in answer,
     "ends like a sentence": lambda answer: answer.endswith(SENTENCE_ENDS),
 }
+"""What answers of one form may have or lack."""
+TRAITS = FORMS | HABITS
 
 
 def traits_of(answers: Sequence[str]) -> NDArray[np.bool_]:
@@ -74,18 +100,26 @@ def traits_of(answers: Sequence[str]) -> NDArray[np.bool_]:
     return found
 
 
-def minorities(traits: NDArray[np.bool_]) -> list[tuple[str, NDArray[np.int64]]]:
-    """(what sets them apart, rows) for each trait that few answers have, or few lack; the rarest first."""
-    number = len(traits)
-    if number < FEWEST_ROWS:
+def minorities(
+    traits: NDArray[np.bool_], rows: NDArray[np.int64] | None = None, nearest: NDArray[np.int32] | None = None
+) -> list[tuple[str, NDArray[np.int64]]]:
+    """(what sets them apart, rows) for each trait that few answers have, or few lack; the rarest first.
+
+    Few of all, or in a form few of those to like requests: a file of many kinds has no one form. An unusual habit has
+    to be rare both ways. `nearest` are the places in `rows` of the rows that ask most like each of `rows`.
+    """
+    if len(traits) < FEWEST_ROWS:
         return []
     found = []
-    for name, column in zip(TRAITS, traits.T, strict=True):
-        count = int(column.sum())
-        if 0 < count <= RARE_SHARE * number:
-            found.append((name, np.flatnonzero(column)))
-        elif 0 < number - count <= RARE_SHARE * number:
-            found.append((f"unlike the others, not: {name}", np.flatnonzero(~column)))
+    for (name, column), has in product(zip(TRAITS, traits.T, strict=True), (True, False)):
+        odd = column if has else ~column
+        rare = odd if 0 < odd.sum() <= RARE_SHARE * len(traits) else np.zeros_like(odd)
+        if rows is not None and nearest is not None and RARE_SHARE * nearest.shape[1] >= 1:
+            alone = np.zeros_like(odd)
+            alone[rows] = odd[rows] & (odd[rows][nearest].mean(axis=1) <= RARE_SHARE)
+            rare = rare | alone if name in FORMS else rare & alone
+        if rare.any():
+            found.append((name if has else f"unlike the others, not: {name}", np.flatnonzero(rare)))
     return sorted(found, key=lambda one: len(one[1]))
 
 

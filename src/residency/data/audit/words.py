@@ -95,9 +95,15 @@ def row_frequency(words: Words, size: int) -> NDArray[np.int64]:
     for first, last in words.chunks():
         part = words.part(first, last)
         rows = np.repeat(np.arange(len(part)), part.counts)
-        pairs = np.unique(rows * size + part.ids)
+        pairs = distinct(rows * size + part.ids)
         found += np.bincount(pairs % size, minlength=size)
     return found
+
+
+def distinct(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """In order, each once; for many values faster than `np.unique`, which counts on few."""
+    ordered = np.sort(values)
+    return ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])] if len(ordered) else ordered
 
 
 def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -7,7 +7,7 @@ import pytest
 from residency.data.audit.audit import Audit, audit, refuse, special_token_findings, with_findings
 from residency.data.audit.findings import Finding
 from residency.errors import DataError
-from tests.unit.data.audit.rows import clean_rows, example, table
+from tests.unit.data.audit.rows import DEEDS, PLACES, clean_rows, example, table
 from tests.unit.data.audit.rows import table as table_of_rows
 
 Rows = list[tuple[str, str]]
@@ -43,6 +43,13 @@ def test_a_nearly_equal_row_joins_the_cluster_of_the_first() -> None:
     found, line = with_rows(*rows)
     assert lines(found, "near_duplicates") == [line + 1]
     assert found.clusters[line] == line - 1
+
+
+def test_of_near_copies_none_falls_on_another_side_of_a_split() -> None:
+    short = [(f"Is {PLACES[n % 10]} {n} red colour", f"It does not seem {DEEDS[n % 8]}.") for n in range(200)]
+    copies = [(prompt.replace(" red ", " red in "), answer) for prompt, answer in short]
+    groups = audit(table([*short, *copies])).groups
+    assert (groups[:200] == groups[200:]).all()
 
 
 def test_rows_of_one_pattern_are_no_duplicates() -> None:
@@ -113,6 +120,13 @@ def test_test_rows_among_the_training_rows_are_leaks() -> None:
     found = audit(table([*rows, (f"Shorten this text for me. {passage}. Thank you.", "A sale.")]), table_of_rows(test))
     assert lines(found, "leaks") == [8, len(rows) + 1]
     assert [finding.share for finding in found.findings if finding.check == "leaks"] == [2 / 3]
+
+
+def test_another_task_in_like_words_is_no_leak() -> None:
+    frame = "Say what the gate named {} does. It acts on the target qubit, which is given by its number, in any circuit"
+    test: Rows = [(frame.format("flip"), "It exchanges zero and one."), (frame.format("swap"), "Leaves it as it is.")]
+    found = audit(table([*clean_rows(), (frame.format("rest"), "Leaves it as it is.")]), table_of_rows(test))
+    assert [origin.line for origin in found.test.origins(found.leaks[:, 1] - len(found.table))] == [2]  # type: ignore[union-attr]
 
 
 def test_a_short_test_question_within_other_words_is_a_leak_where_the_answer_is_the_same() -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from residency.data.audit import embeddings, misfits, subjects
-from residency.data.audit.embeddings import load_embedder
+from residency.data.audit import embeddings, neighbours, subjects
+from residency.data.audit.embeddings import Embedder, load_embedder
 from residency.data.audit.misfits import check_fit, fit_scores
-from residency.data.audit.subjects import check_subjects
+from residency.data.audit.neighbours import nearest_rows
+from residency.data.audit.subjects import check_subjects, read_subjects
 from residency.data.audit.table import Table
 from tests.unit.data.audit.word_vectors import make_embedder, prompts
 
@@ -39,27 +42,33 @@ def labels(rows: int, wrong: int) -> tuple[list[str], list[str]]:
     return prompts(rows), [names[(i + (i < wrong)) % 3] for i in range(rows)]
 
 
+def scores_of(embedder: Embedder, asked: list[str], answers: list[str]) -> NDArray[np.float64]:
+    prompts = embedder.embed(asked)
+    return fit_scores(prompts, embedder.embed(answers), nearest_rows(prompts))
+
+
 @pytest.mark.parametrize("rows", [talk, labels])
 def test_answers_that_do_not_fit_have_the_lowest_scores(tmp_path: Path, rows: object) -> None:
     asked, answers = rows(300, 15)  # type: ignore[operator]
     embedder = make_embedder(tmp_path)
-    ranks = rankdata(fit_scores(embedder.embed(asked), embedder.embed(answers)))
+    ranks = rankdata(scores_of(embedder, asked, answers))
     wrong_below_right = 1 - (ranks[:15].sum() - 15 * 8) / (15 * 285)
     assert wrong_below_right > 0.9
 
 
 def test_neighbours_in_a_sample_serve_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(misfits, "COMPARED_ROWS", 60)
+    monkeypatch.setattr(neighbours, "COMPARED_ROWS", 60)
     asked, answers = labels(300, 15)
     embedder = make_embedder(tmp_path)
-    scores = fit_scores(embedder.embed(asked), embedder.embed(answers))
+    scores = scores_of(embedder, asked, answers)
     assert scores[:15].mean() < scores[15:].mean() - 1
 
 
 def test_the_queue_is_a_fifth_of_the_rows_with_the_wrong_ones_first(tmp_path: Path) -> None:
     asked, answers = talk(300, 6)
     embedder = make_embedder(tmp_path)
-    (found,) = check_fit(table_with(asked, answers), embedder.embed(asked), embedder.embed(answers))
+    prompts = embedder.embed(asked)
+    (found,) = check_fit(table_with(asked, answers), prompts, embedder.embed(answers), nearest_rows(prompts))
     assert len(found.rows) == 60
     assert {origin.line for origin in found.rows[:6]} == {1, 2, 3, 4, 5, 6}
     assert found.severity == "note"
@@ -79,16 +88,18 @@ def small_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_all_of_stage_2_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     train = table_with(prompts(120, meanings=(0, 1)), prompts(120, meanings=(0, 1), seed=3))
     test = table_with(prompts(4, meanings=(2,)), ["x"] * 4, "test.jsonl")
-    assert [finding.check for finding in check_subjects(train, test)] == ["topics", "misfit_answers", "uncovered_tests"]
+    found = check_subjects(train, read_subjects(train), test)
+    assert [finding.check for finding in found] == ["topics", "misfit_answers", "uncovered_tests"]
     monkeypatch.setattr(subjects, "MOST_ROWS", 110)
-    found = check_subjects(train)
+    found = check_subjects(train, read_subjects(train))
     assert "110 rows drawn at random" in found[0].message
     assert sum(topic["rows"] for topic in found[0].data["topics"]) == 110
-    assert [finding.check for finding in check_subjects(Table())] == ["few_rows"]
+    assert [finding.check for finding in check_subjects(Table(), read_subjects(Table()))] == ["few_rows"]
 
 
 def test_without_word_vectors_it_says_what_was_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embeddings, "PACKAGE", "no_such_package_of_vectors")
-    (found,) = check_subjects(table_with(["a"] * 100, ["b"] * 100))
+    table = table_with(["a"] * 100, ["b"] * 100)
+    (found,) = check_subjects(table, read_subjects(table))
     assert found.check == "no_word_vectors"
     assert "residency[topics]" in found.message

@@ -38,6 +38,8 @@ def test_private_data_are_masked(text: str, masked: str) -> None:
         "1234567890123456789 is a large number",
         "version 1.2.3.4 of the package",
         "see scipy.special.function_name_in_a_long_module_path",
+        "arn:aws:secretsmanager:eu-west-1:123456789012:secret:MyDatabase-1a2b3c",
+        "call +1 206 555 0100 or 206-555-0199",
     ],
 )
 def test_what_only_looks_private_stays(text: str) -> None:
@@ -66,3 +68,12 @@ def test_residue_is_stripped(text: str, answer: bool, stripped: str) -> None:
 @pytest.mark.parametrize("text", ["a < b and c | d", "<b>bold</b>", "The user: a person.", "### Results", "x[INSTALL]"])
 def test_text_that_only_resembles_a_template_stays(text: str) -> None:
     assert find_residue(text, answer=True) == []
+
+
+def test_a_text_about_tokens_shows_some_and_a_template_puts_them_around_one() -> None:
+    shown = "Adds the special tokens of a pair: [CLS] first [SEP] second [SEP] in that order."
+    assert find_residue(shown, answer=False) == []
+    assert strip_residue(shown, answer=False) == shown
+    assert find_residue("[INST] What is a token? [/INST] A piece of a word.", answer=False) == ["[INST]", "[/INST]"]
+    assert find_residue("A token is a piece of a word.<|im_end|>", answer=True) == ["<|im_end|>"]
+    assert find_residue("A piece.<|im_end|> And more.", answer=True) == ["<|im_end|>"]
