@@ -35,6 +35,7 @@ from residency.engine.adapters import peft_config
 from residency.engine.engine import FULL, Engine
 from residency.models.load import load_model, load_tokenizer, versions
 from residency.records import RunFolder
+from residency.search import arms
 from residency.search.arms import Arm, score, train_step
 from residency.search.halving import Search, new_arm, search_side_by_side
 from residency.search.ladder import ladder
@@ -55,8 +56,11 @@ def main() -> None:
     parser.add_argument("--full-seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--minutes", type=float, default=1e9)
+    parser.add_argument("--cool-down-share", type=float, default=arms.LONGEST_COOL_DOWN_SHARE,
+                        help="another longest cool-down before a comparison, as a share of the run")  # fmt: skip
     add_options(parser)
     options = parser.parse_args()
+    arms.LONGEST_COOL_DOWN_SHARE = options.cool_down_share
     before = read_all([*options.merge, options.out], "conditions")
     done: dict[str, Any] = {name: one for file in before for name, one in file["parts"].items()}
     if options.merge:
@@ -81,7 +85,8 @@ def write(out: Path, conditions: dict[str, Any], done: dict[str, Any]) -> None:
 
 
 def conditions(options: argparse.Namespace) -> dict[str, Any]:
-    own = {"model": options.model, "steps": options.steps, "batch": BATCH, "held_out_rows": HELD_OUT}
+    own = {"model": options.model, "steps": options.steps, "batch": BATCH, "held_out_rows": HELD_OUT,
+           "longest_cool_down_share": options.cool_down_share}  # fmt: skip
     return own | {"doublings_around_the_formula": [LOWEST, HIGHEST]} | versions()
 
 
