@@ -182,7 +182,7 @@ def resume(search: Search, checkpoints: Checkpoints) -> bool:
     restore_arms(search.engine, search.arms, folder)
     search.engine.micro_batch_tokens = state.micro_batch_tokens
     set_random_state(state.rng)
-    said = f"the search goes on after step {state.step} with {len(search.arms)} candidates"
+    said = f"the search goes on after step {state.step} with {len(search.arms)} of {len(search.fates)} candidates"
     rates = [one.learning_rate for one in state.candidates]
     search.run.say("search_resumed", said, step=state.step, kept=list(state.arms), rates=rates)
     return True
@@ -199,7 +199,7 @@ def save(search: Search, checkpoints: Checkpoints) -> None:
 
 
 def train_until(search: Search, step: int, checkpoints: Checkpoints) -> None:
-    said = f"{len(search.arms)} learning rates side by side"
+    said = f"{len(search.arms)} learning rates up to step {step} of {search.total}"
     with stop_requests() as stop_requested, track(said, step) as advance:
         advance(search.step)
         taken: Taken | None = None
