@@ -56,11 +56,17 @@ def main() -> None:
     parser.add_argument("--full-seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--minutes", type=float, default=1e9)
-    parser.add_argument("--cool-down-share", type=float, default=arms.LONGEST_COOL_DOWN_SHARE,
-                        help="another longest cool-down before a comparison, as a share of the run")  # fmt: skip
+    parser.add_argument(
+        "--cool-down",
+        type=float,
+        default=None,
+        metavar="SHARE",
+        help="cool candidates down over this share of their steps so far, instead of as a search does",
+    )
     add_options(parser)
     options = parser.parse_args()
-    arms.LONGEST_COOL_DOWN_SHARE = options.cool_down_share
+    if options.cool_down:
+        arms.COOL_DOWN_SHARE, arms.LONGEST_COOL_DOWN_SHARE = options.cool_down, 1.0
     before = read_all([*options.merge, options.out], "conditions")
     done: dict[str, Any] = {name: one for file in before for name, one in file["parts"].items()}
     if options.merge:
@@ -86,7 +92,7 @@ def write(out: Path, conditions: dict[str, Any], done: dict[str, Any]) -> None:
 
 def conditions(options: argparse.Namespace) -> dict[str, Any]:
     own = {"model": options.model, "steps": options.steps, "batch": BATCH, "held_out_rows": HELD_OUT,
-           "longest_cool_down_share": options.cool_down_share}  # fmt: skip
+           "cool_down_shares": [arms.COOL_DOWN_SHARE, arms.LONGEST_COOL_DOWN_SHARE]}  # fmt: skip
     return own | {"doublings_around_the_formula": [LOWEST, HIGHEST]} | versions()
 
 
