@@ -4,11 +4,12 @@
 
 A case is `demo` (the starter model; the smart-home rows where they were made, else rows like them), or a shape of
 gpu_models.py with random weights and rows of 128 random tokens, 8 a step: smollm2-135m, llama32-1b. Each case may have
-a process of its own; `--merge FILE ...` puts their files together as --out. Wall time from the
-start of training to its end, measurements and checkpoints included, loading excluded. The one run has the rate that the
-search chose; `sequential` trains each candidate alone for the steps it was trained in the search, and compares its
-losses step by step. What such a comparison can show is bounded by rounding: so the one run is made twice more, again as
-it is and with its rows in smaller passes, and compared with itself. Each case is written when it is done.
+a process of its own; `--merge FILE ...` puts their files together as --out. Wall time from the start of training to its
+end, measurements and checkpoints included, loading excluded; on a CPU that other programs share,
+`price_in_processor_time` says what the wall cannot. The one run has the rate that the search chose; `sequential` trains
+each candidate alone for the steps it was trained in the search, and compares its losses step by step. What such a
+comparison can show is bounded by rounding: so the one run is made twice more, again as it is and with its rows in
+smaller passes, and compared with itself. Each case is written when it is done.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import pstats
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +44,7 @@ from residency.engine.optim import StepSettings
 from residency.methods import sft
 from residency.models.load import load_model, load_tokenizer, versions
 from residency.records import RunFolder
-from residency.search.arms import train_step
+from residency.search.arms import Arm, train_step
 from residency.search.halving import Search, new_arm, search_side_by_side
 from residency.search.ladder import ladder
 from residency.search.learning_rate import promote
@@ -87,13 +89,23 @@ def main() -> None:
 
 
 @dataclass(frozen=True)
-class Searched:
-    """A run with a search, and how long its two parts took."""
-
-    search: Search
-    rate: float
+class Timed:
     seconds: float
-    rest_seconds: float
+    processor_seconds: float
+    """Of all threads: what other programs on the machine hardly change."""
+
+    def __add__(self, other: Timed) -> Timed:
+        return Timed(self.seconds + other.seconds, self.processor_seconds + other.processor_seconds)
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A run with a search, and what its two parts took."""
+
+    made: Search
+    rate: float
+    search: Timed
+    rest: Timed
 
 
 def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -116,8 +128,8 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
         alone = RunFolder(Path(folder) / "alone")
         alone.path.mkdir()
         at_its_rate = settings.model_copy(update={"learning_rate": one.rate})
-        one_seconds = timed(lambda: sft.train(engine, ADAPTER, rows, held_out, at_its_rate, alone))
-        found = prices(one, one_seconds) | {"steps": options.steps, "conditions": measured_on}
+        alone_took = timed(lambda: sft.train(engine, ADAPTER, rows, held_out, at_its_rate, alone))
+        found = prices(one, alone_took) | {"steps": options.steps, "conditions": measured_on}
         if options.price_alone:
             return found
         winner_differs = largest_difference(losses(run), losses(alone))
@@ -130,7 +142,7 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
             sft.train(engine, ADAPTER, rows, held_out, at_its_rate, again)
             by_rounding[what] = largest_difference(losses(again), losses(alone))
         engine = fresh(case, options, engine)
-        sequential, differs = one_after_another(engine, one.search, settings, rows, held_out,
+        sequential, differs = one_after_another(engine, one.made, settings, rows, held_out,
                                                 Path(folder) / "sequential")  # fmt: skip
     return found | {
         "same_steps_one_after_another_seconds": sequential, "winner_loss_differs_by": winner_differs,
@@ -138,14 +150,15 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def prices(one: Searched, alone_seconds: float) -> dict[str, Any]:
-    fates = sorted(one.search.fates.values(), key=lambda fate: fate.learning_rate)
+def prices(one: Searched, alone: Timed) -> dict[str, Any]:
+    fates, whole = sorted(one.made.fates.values(), key=lambda fate: fate.learning_rate), one.search + one.rest
     return {
-        "chosen": one.rate, "one_run_seconds": alone_seconds, "searched_run_seconds": one.seconds + one.rest_seconds,
-        "price": (one.seconds + one.rest_seconds) / alone_seconds, "search_seconds": one.seconds,
-        "eight_runs_seconds": 8 * alone_seconds,
+        "chosen": one.rate, "one_run_seconds": alone.seconds, "searched_run_seconds": whole.seconds,
+        "price": whole.seconds / alone.seconds, "search_seconds": one.search.seconds,
+        "price_in_processor_time": whole.processor_seconds / alone.processor_seconds,
+        "eight_runs_seconds": 8 * alone.seconds,
         "tokens_seen": {f"{fate.learning_rate:.2g}": fate.tokens for fate in fates},
-        "extra_tokens": one.search.extra_tokens, "candidates": [fate.model_dump() for fate in fates],
+        "extra_tokens": one.made.extra_tokens, "candidates": [fate.model_dump() for fate in fates],
     }  # fmt: skip
 
 
@@ -234,17 +247,22 @@ def searched(
     engine: Engine, rates: list[float], settings: Any, rows: list[Rendered], held_out: list[Rendered], run: RunFolder
 ) -> Searched:
     search = search_of(engine, settings, rows, held_out, run)
-    began = time.monotonic()
-    winner = search_side_by_side(search, rates)
-    promote(search, winner)
-    engine.drop_adapter(winner.name)
-    middle = time.monotonic()
+    found: list[Arm] = []
+
+    def find() -> None:
+        winner = search_side_by_side(search, rates)
+        promote(search, winner)
+        engine.drop_adapter(winner.name)
+        found.append(winner)
+
+    search_took = timed(find)
+    [winner] = found
     search.fates[winner.name] = search.fates[winner.name].model_copy(
         update={"steps": winner.state.step, "tokens": winner.state.tokens, "fate": "chosen"}
     )
-    sft.train(engine, ADAPTER, rows, held_out, settings.model_copy(update={"learning_rate": winner.rate}), run)
-    synchronize()
-    return Searched(search, winner.rate, middle - began, time.monotonic() - middle)
+    at_its_rate = settings.model_copy(update={"learning_rate": winner.rate})
+    rest_took = timed(lambda: sft.train(engine, ADAPTER, rows, held_out, at_its_rate, run))
+    return Searched(search, winner.rate, search_took, rest_took)
 
 
 def one_after_another(
@@ -279,11 +297,11 @@ def largest_difference(one: list[float], other: list[float]) -> float:
     return max(abs(a - b) / max(abs(b), 1e-9) for a, b in zip(one, other, strict=True))
 
 
-def timed(work: Any) -> float:
-    began = time.monotonic()
+def timed(work: Callable[[], object]) -> Timed:
+    began, processor = time.monotonic(), time.process_time()
     work()
     synchronize()
-    return time.monotonic() - began
+    return Timed(time.monotonic() - began, time.process_time() - processor)
 
 
 def synchronize() -> None:

@@ -26,6 +26,8 @@ SPARKS = "▁▂▃▄▅▆▇█"
 WIDTH = 32
 REFRESHES_PER_SECOND = 2
 MOST_ROWS = 12
+BEST = "the best so far"
+"""The fate of a candidate that others have yet to beat."""
 
 
 @dataclass(slots=True)
@@ -76,6 +78,7 @@ class View:
             self.folder = Path(data["path"])
         elif event.kind in ("range_probe", "search_resumed"):
             self.rates = data.get("rates", [])
+            self.ended |= {f"search/{name}": fate for name, fate in data.get("fates", {}).items()}
             if "kept" in data:
                 names = [f"candidate-{number}" for number in range(1, len(self.rates) + 1)]
                 self.ended |= {f"search/{name}": "given up before" for name in names if name not in data["kept"]}
@@ -83,6 +86,10 @@ class View:
             self.compared |= {f"search/{name}": loss for name, loss in data["losses"].items() if loss is not None}
             self.ended |= {f"search/{name}": f"given up: held-out loss {loss:.4f}" if loss else "given up"
                            for name, loss in data["losses"].items() if name not in data["kept"]}  # fmt: skip
+        elif event.kind == "search_best":
+            beaten = [name for name, why in self.ended.items() if why == BEST]
+            self.ended |= dict.fromkeys(beaten, f"{data['learning_rate']:.2g} did better")
+            self.ended[self.candidate(data["learning_rate"])] = BEST
         elif event.kind in ("candidate_lost", "search_cut"):
             self.ended[self.candidate(data["learning_rate"])] = event.message.partition(": ")[2]
         elif event.kind == "search":

@@ -76,6 +76,21 @@ def test_a_search_that_goes_on_shows_who_is_left(tmp_path: Path) -> None:
     assert given_up.startswith("rate 0.0001")
 
 
+def test_candidates_that_take_turns_show_who_is_the_best_so_far(tmp_path: Path) -> None:
+    view = View(tmp_path)
+    for number in (1, 2, 3):
+        measured(tmp_path / "search" / f"candidate-{number}", 8, 2.0)
+    before = {"candidate-1": "held-out loss 2.5000 after 8 steps", "candidate-2": "the best so far"}
+    view.hear(Event(kind="search_resumed", message="", data={"rates": [1e-4, 2e-4, 4e-4], "fates": before}))
+    text = drawn(view)
+    assert "held-out loss 2.5000 after 8 steps" in text
+    assert "the best so far" in next(line for line in text.splitlines() if "rate 0.0002" in line)
+    view.hear(Event(kind="search_best", message="", data={"learning_rate": 4e-4}))
+    lines = {line.split()[1]: line for line in drawn(view).splitlines() if line.startswith("rate")}
+    assert "0.0004 did better" in lines["0.0002"]
+    assert "the best so far" in lines["0.0004"]
+
+
 def test_a_sweep_that_goes_on_shows_which_trials_ended_before(tmp_path: Path) -> None:
     view = View(tmp_path)
     for number in range(3):
