@@ -35,6 +35,7 @@ from residency.engine.adapters import peft_config
 from residency.engine.engine import FULL, Engine
 from residency.models.load import load_model, load_tokenizer, versions
 from residency.records import RunFolder
+from residency.search import arms
 from residency.search.arms import Arm, score, train_step
 from residency.search.halving import Search, new_arm, search_side_by_side
 from residency.search.ladder import ladder
@@ -55,8 +56,17 @@ def main() -> None:
     parser.add_argument("--full-seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--minutes", type=float, default=1e9)
+    parser.add_argument(
+        "--cool-down",
+        type=float,
+        default=None,
+        metavar="SHARE",
+        help="cool candidates down over this share of their steps so far, instead of as a search does",
+    )
     add_options(parser)
     options = parser.parse_args()
+    if options.cool_down:
+        arms.COOL_DOWN_SHARE, arms.LONGEST_COOL_DOWN_SHARE = options.cool_down, 1.0
     before = read_all([*options.merge, options.out], "conditions")
     done: dict[str, Any] = {name: one for file in before for name, one in file["parts"].items()}
     if options.merge:
@@ -81,7 +91,8 @@ def write(out: Path, conditions: dict[str, Any], done: dict[str, Any]) -> None:
 
 
 def conditions(options: argparse.Namespace) -> dict[str, Any]:
-    own = {"model": options.model, "steps": options.steps, "batch": BATCH, "held_out_rows": HELD_OUT}
+    own = {"model": options.model, "steps": options.steps, "batch": BATCH, "held_out_rows": HELD_OUT,
+           "cool_down_shares": [arms.COOL_DOWN_SHARE, arms.LONGEST_COOL_DOWN_SHARE]}  # fmt: skip
     return own | {"doublings_around_the_formula": [LOWEST, HIGHEST]} | versions()
 
 

@@ -4,21 +4,27 @@
 
 A case is `demo` (the starter model; the smart-home rows where they were made, else rows like them), or a shape of
 gpu_models.py with random weights and rows of 128 random tokens, 8 a step: smollm2-135m, llama32-1b. Each case may have
-a process of its own; `--merge FILE ...` puts their files together as --out. Wall time from the
-start of training to its end, measurements and checkpoints included, loading excluded. The one run has the rate that the
-search chose; `sequential` trains each candidate alone for the steps it was trained in the search, and compares its
-losses step by step. What such a comparison can show is bounded by rounding: so the one run is made twice more, again as
-it is and with its rows in smaller passes, and compared with itself. Each case is written when it is done.
+a process of its own; `--merge FILE ...` puts their files together as --out. Wall time from the start of training to its
+end, measurements and checkpoints included, loading excluded; on a CPU that other programs share,
+`price_in_processor_time` says what the wall cannot. The one run has the rate that the search chose; `sequential` trains
+each candidate alone for the steps it was trained in the search, and compares its losses step by step. What such a
+comparison can show is bounded by rounding: so the one run is made twice more, again as it is and with its rows in
+smaller passes, and compared with itself. Each case is written when it is done.
 """
 
 from __future__ import annotations
 
 import argparse
+import cProfile
 import gc
 import json
+import pstats
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +44,7 @@ from residency.engine.optim import StepSettings
 from residency.methods import sft
 from residency.models.load import load_model, load_tokenizer, versions
 from residency.records import RunFolder
-from residency.search.arms import train_step
+from residency.search.arms import Arm, train_step
 from residency.search.halving import Search, new_arm, search_side_by_side
 from residency.search.ladder import ladder
 from residency.search.learning_rate import promote
@@ -60,6 +66,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=235, help="of the demo's 1.25 epochs of 1,500 rows")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--merge", nargs="+", type=Path, default=[], metavar="FILE")
+    parser.add_argument(
+        "--price-alone", action="store_true", help="the search and one run, and no comparison of losses"
+    )
+    parser.add_argument("--profile", action="store_true", help="print where the search spends its time on the host")
     options = parser.parse_args()
     if options.device == "auto":
         options.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -78,6 +88,26 @@ def main() -> None:
         print(name, json.dumps({k: v for k, v in found[name].items() if k != "candidates"}, indent=2), flush=True)
 
 
+@dataclass(frozen=True)
+class Timed:
+    seconds: float
+    processor_seconds: float
+    """Of all threads: what other programs on the machine hardly change."""
+
+    def __add__(self, other: Timed) -> Timed:
+        return Timed(self.seconds + other.seconds, self.processor_seconds + other.processor_seconds)
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A run with a search, and what its two parts took."""
+
+    made: Search
+    rate: float
+    search: Timed
+    rest: Timed
+
+
 def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
     rows, held_out = data(case, options)
     settings = Train[Any](epochs=1e6, max_steps=options.steps, batch_size=BATCH, micro_batch_tokens=16384,
@@ -86,17 +116,22 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
     engine = new_engine(case, options)
     warm_up(engine, rows)
     engine = fresh(case, options, engine)
-    parameters = engine.model.get_base_model().num_parameters()
+    measured_on = conditions(case, options, engine, rows, held_out)
     rates = ladder(RANDOM_CENTRE if case != "demo" else formula(engine, options.steps))
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder) / "searched")
-        search, winner, search_seconds, rest_seconds = searched(engine, rates, settings, rows, held_out, run)
-        fates = sorted(search.fates.values(), key=lambda one: one.learning_rate)
+        with cProfile.Profile() if options.profile else nullcontext() as profile:
+            one = searched(engine, rates, settings, rows, held_out, run)
+        if profile:
+            pstats.Stats(profile).sort_stats("cumulative").print_stats(60)
         engine = fresh(case, options, engine)
         alone = RunFolder(Path(folder) / "alone")
         alone.path.mkdir()
-        at_its_rate = settings.model_copy(update={"learning_rate": winner})
-        one_seconds = timed(lambda: sft.train(engine, ADAPTER, rows, held_out, at_its_rate, alone))
+        at_its_rate = settings.model_copy(update={"learning_rate": one.rate})
+        alone_took = timed(lambda: sft.train(engine, ADAPTER, rows, held_out, at_its_rate, alone))
+        found = prices(one, alone_took) | {"steps": options.steps, "conditions": measured_on}
+        if options.price_alone:
+            return found
         winner_differs = largest_difference(losses(run), losses(alone))
         by_rounding = {}
         for what, tokens in (("again", engine.micro_batch_tokens), ("in smaller passes", SMALL_PASS_TOKENS)):
@@ -107,21 +142,35 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
             sft.train(engine, ADAPTER, rows, held_out, at_its_rate, again)
             by_rounding[what] = largest_difference(losses(again), losses(alone))
         engine = fresh(case, options, engine)
-        sequential, differs = one_after_another(engine, search, settings, rows, held_out, Path(folder) / "sequential")
-    return {
-        "chosen": winner, "steps": options.steps, "one_run_seconds": one_seconds,
-        "searched_run_seconds": search_seconds + rest_seconds,
-        "price": (search_seconds + rest_seconds) / one_seconds, "search_seconds": search_seconds,
-        "same_steps_one_after_another_seconds": sequential, "eight_runs_seconds": 8 * one_seconds,
-        "winner_loss_differs_by": winner_differs, "one_run_differs_from_itself_by": by_rounding,
-        "candidates_loss_differs_by": differs,
-        "tokens_seen": {f"{one.learning_rate:.2g}": one.tokens for one in fates},
-        "extra_tokens": search.extra_tokens,
-        "candidates": [one.model_dump() for one in fates],
-        "conditions": {"on": device_name(options), "batch": BATCH, "rank": LORA.rank, "held_out": len(held_out),
-                       "model": options.model if case == "demo" else case, "parameters": parameters,
-                       "row_tokens": mean_length(rows)} | versions(),
+        sequential, differs = one_after_another(engine, one.made, settings, rows, held_out,
+                                                Path(folder) / "sequential")  # fmt: skip
+    return found | {
+        "same_steps_one_after_another_seconds": sequential, "winner_loss_differs_by": winner_differs,
+        "one_run_differs_from_itself_by": by_rounding, "candidates_loss_differs_by": differs,
     }  # fmt: skip
+
+
+def prices(one: Searched, alone: Timed) -> dict[str, Any]:
+    fates, whole = sorted(one.made.fates.values(), key=lambda fate: fate.learning_rate), one.search + one.rest
+    return {
+        "chosen": one.rate, "one_run_seconds": alone.seconds, "searched_run_seconds": whole.seconds,
+        "price": whole.seconds / alone.seconds, "search_seconds": one.search.seconds,
+        "price_in_processor_time": whole.processor_seconds / alone.processor_seconds,
+        "eight_runs_seconds": 8 * alone.seconds,
+        "tokens_seen": {f"{fate.learning_rate:.2g}": fate.tokens for fate in fates},
+        "extra_tokens": one.made.extra_tokens, "candidates": [fate.model_dump() for fate in fates],
+    }  # fmt: skip
+
+
+def conditions(
+    case: str, options: argparse.Namespace, engine: Engine, rows: list[Rendered], held_out: list[Rendered]
+) -> dict[str, Any]:
+    return {
+        "on": device_name(options), "batch": BATCH, "rank": LORA.rank, "held_out": len(held_out),
+        "model": options.model if case == "demo" else case,
+        "parameters": sum(p.numel() for name, p in engine.model.named_parameters() if ".lora_" not in name),
+        "row_tokens": round(sum(map(len, rows)) / len(rows), 1),
+    } | versions()  # fmt: skip
 
 
 def data(case: str, options: argparse.Namespace) -> tuple[list[Rendered], list[Rendered]]:
@@ -196,19 +245,24 @@ def search_of(engine: Engine, settings: Any, rows: list[Rendered], held_out: lis
 
 def searched(
     engine: Engine, rates: list[float], settings: Any, rows: list[Rendered], held_out: list[Rendered], run: RunFolder
-) -> tuple[Search, float, float, float]:
+) -> Searched:
     search = search_of(engine, settings, rows, held_out, run)
-    began = time.monotonic()
-    winner = search_side_by_side(search, rates)
-    promote(search, winner)
-    engine.drop_adapter(winner.name)
-    middle = time.monotonic()
+    found: list[Arm] = []
+
+    def find() -> None:
+        winner = search_side_by_side(search, rates)
+        promote(search, winner)
+        engine.drop_adapter(winner.name)
+        found.append(winner)
+
+    search_took = timed(find)
+    [winner] = found
     search.fates[winner.name] = search.fates[winner.name].model_copy(
         update={"steps": winner.state.step, "tokens": winner.state.tokens, "fate": "chosen"}
     )
-    sft.train(engine, ADAPTER, rows, held_out, settings.model_copy(update={"learning_rate": winner.rate}), run)
-    synchronize()
-    return search, winner.rate, middle - began, time.monotonic() - middle
+    at_its_rate = settings.model_copy(update={"learning_rate": winner.rate})
+    rest_took = timed(lambda: sft.train(engine, ADAPTER, rows, held_out, at_its_rate, run))
+    return Searched(search, winner.rate, search_took, rest_took)
 
 
 def one_after_another(
@@ -243,15 +297,11 @@ def largest_difference(one: list[float], other: list[float]) -> float:
     return max(abs(a - b) / max(abs(b), 1e-9) for a, b in zip(one, other, strict=True))
 
 
-def mean_length(rows: list[Rendered]) -> float:
-    return round(sum(map(len, rows)) / len(rows), 1)
-
-
-def timed(work: Any) -> float:
-    began = time.monotonic()
+def timed(work: Callable[[], object]) -> Timed:
+    began, processor = time.monotonic(), time.process_time()
     work()
     synchronize()
-    return time.monotonic() - began
+    return Timed(time.monotonic() - began, time.process_time() - processor)
 
 
 def synchronize() -> None:

@@ -96,7 +96,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_resume_goes_on(project: Path) -> None:
 
     outcome = residency(*command, "--resume")
     assert outcome.exit_code == 0, outcome.stderr
-    assert "resumed from step-" in outcome.stderr
+    assert "training goes on from step-" in outcome.stderr
     assert [metric.step for metric in run.metrics() if metric.split == "train"] == list(range(1, 121))
     assert not (run / "error.json").exists()
 

@@ -26,6 +26,8 @@ SPARKS = "▁▂▃▄▅▆▇█"
 WIDTH = 32
 REFRESHES_PER_SECOND = 2
 MOST_ROWS = 12
+BEST = "the best so far"
+"""The fate of a candidate that others have yet to beat."""
 
 
 @dataclass(slots=True)
@@ -67,6 +69,8 @@ class View:
     """Of a learning-rate search, by candidate."""
     ended: dict[str, str] = field(default_factory=dict)
     """Why candidates and trials go no further."""
+    compared: dict[str, float] = field(default_factory=dict)
+    """Each candidate's held-out loss when it was last compared."""
 
     def hear(self, event: Event) -> None:
         data = event.data
@@ -74,18 +78,26 @@ class View:
             self.folder = Path(data["path"])
         elif event.kind in ("range_probe", "search_resumed"):
             self.rates = data.get("rates", [])
+            self.ended |= {f"search/{name}": fate for name, fate in data.get("fates", {}).items()}
             if "kept" in data:
                 names = [f"candidate-{number}" for number in range(1, len(self.rates) + 1)]
                 self.ended |= {f"search/{name}": "given up before" for name in names if name not in data["kept"]}
         elif event.kind == "search_cut" and "kept" in data:
+            self.compared |= {f"search/{name}": loss for name, loss in data["losses"].items() if loss is not None}
             self.ended |= {f"search/{name}": f"given up: held-out loss {loss:.4f}" if loss else "given up"
                            for name, loss in data["losses"].items() if name not in data["kept"]}  # fmt: skip
+        elif event.kind == "search_best":
+            beaten = [name for name, why in self.ended.items() if why == BEST]
+            self.ended |= dict.fromkeys(beaten, f"{data['learning_rate']:.2g} did better")
+            self.ended[self.candidate(data["learning_rate"])] = BEST
         elif event.kind in ("candidate_lost", "search_cut"):
             self.ended[self.candidate(data["learning_rate"])] = event.message.partition(": ")[2]
         elif event.kind == "search":
             self.ended[self.candidate(data["learning_rate"])] = "chosen"
         elif event.kind == "trial":
             self.ended[f"trials/{data['number']}"] = event.message.rpartition("): ")[2]
+        elif event.kind == "trial_again":
+            self.ended[f"trials/{data['number']}"] = "interrupted"
 
     def candidate(self, rate: float) -> str:
         return f"search/candidate-{self.rates.index(rate) + 1 if rate in self.rates else 0}"
@@ -99,6 +111,9 @@ class View:
                 name = str(file.parent.relative_to(self.folder))
                 with suppress(OSError, ValueError, KeyError):
                     self.curves.setdefault(name, Curve(file)).read_on()
+                    if name not in self.ended and (trial := file.parent / "trial.json").is_file():  # of a call before
+                        ended = json.loads(trial.read_bytes())
+                        self.ended[name] = ended.get("why") or ended["state"]
 
     def __rich__(self) -> RenderableType:
         self.refresh()
@@ -113,7 +128,8 @@ class View:
             number = column in ("now", "held out", "step", "tokens/s")
             table.add_column(column, justify="right" if number else "left", no_wrap=True)
         for name, curve in rows:
-            over, held_out = name in self.ended, f"{min(curve.held_out):.3f}" if curve.held_out else ""
+            over, lowest = name in self.ended, min(curve.held_out, default=self.compared.get(name))
+            held_out = "" if lowest is None else f"{lowest:.3f}"
             speed = "" if over else f"{curve.tokens_per_second:,.0f}"
             table.add_row(self.label(name), sparkline(curve.losses), f"{curve.losses[-1]:.3f}", held_out,
                           str(curve.step), speed, self.ended.get(name, ""), style="dim" if over else "")  # fmt: skip

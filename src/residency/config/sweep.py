@@ -99,7 +99,7 @@ def require_the_same_held_out_rows(base: RunConfig, fields: Mapping[str, Any]) -
             f"{moving[0]} changes which rows are held out, and settings are compared on the same ones",
             param=f"fields.{moving[0]}", hint="name a file of held-out rows in the run file's data.eval",
         )  # fmt: skip
-    if base.train.learning_rate == "search" or "search" in _listed(fields.get("train.learning_rate")):
+    if "search" in _listed(fields.get("train.learning_rate", [base.train.learning_rate])):
         raise ConfigError(
             "a sweep tries learning rates itself", param="train.learning_rate",
             hint="give fields.train.learning_rate a range such as {low: 1e-4, high: 4e-3, log: true}",

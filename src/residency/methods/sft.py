@@ -178,7 +178,7 @@ def resume(engine: Engine, name: str, checkpoints: Checkpoints) -> Progress:
     engine.micro_batch_tokens = state.micro_batch_tokens
     set_random_state(state.rng)
     run.keep_metrics(state.step)
-    run.say("resumed", f"resumed from {path.name}", step=state.step)
+    run.say("resumed", f"training goes on from {path.name}", step=state.step)
     return state
 
 

@@ -16,6 +16,7 @@ from residency.data.messages import Rendered
 from residency.engine.checkpoint import Checkpoints, Progress, random_state, set_random_state
 from residency.engine.engine import Engine
 from residency.errors import Interrupted, TrainingError
+from residency.evals.retention import spread
 from residency.methods.keep import NOTHING, Keep, forgotten
 from residency.methods.signals import stop_requests
 from residency.progress import track
@@ -38,6 +39,8 @@ MARKS = ((0.05, 4), (0.2, 2), (0.5, 1))
 """At this share of the steps so many candidates are left. Of eight, 2.1 runs' worth of steps are trained in all."""
 FEWEST_STEPS = 8
 """No mark comes before."""
+ENOUGH_HELD_OUT = 64
+"""Rows that candidates are halved by; the last one is chosen by all. Fewer rank them by chance."""
 SAVE_EVERY_SECONDS = 60.0
 """Most that a kill can cost."""
 KEEP = 2
@@ -179,7 +182,7 @@ def resume(search: Search, checkpoints: Checkpoints) -> bool:
     restore_arms(search.engine, search.arms, folder)
     search.engine.micro_batch_tokens = state.micro_batch_tokens
     set_random_state(state.rng)
-    said = f"the search goes on after step {state.step} with {len(search.arms)} candidates"
+    said = f"the search goes on after step {state.step} with {len(search.arms)} of {len(search.fates)} candidates"
     rates = [one.learning_rate for one in state.candidates]
     search.run.say("search_resumed", said, step=state.step, kept=list(state.arms), rates=rates)
     return True
@@ -196,7 +199,7 @@ def save(search: Search, checkpoints: Checkpoints) -> None:
 
 
 def train_until(search: Search, step: int, checkpoints: Checkpoints) -> None:
-    said = f"{len(search.arms)} learning rates side by side"
+    said = f"{len(search.arms)} learning rates up to step {step} of {search.total}"
     with stop_requests() as stop_requested, track(said, step) as advance:
         advance(search.step)
         taken: Taken | None = None
@@ -236,7 +239,8 @@ def cut(search: Search, left: int) -> None:
     began = time.monotonic()
     before = {arm.name: search.engine.snapshot(arm.name) for arm in search.arms}
     search.extra_tokens += cool_down(search.engine, search.arms)
-    scores = {arm.name: score(search.engine, arm.name, search.held_out) for arm in search.arms}
+    rows = search.held_out if left == 1 else spread(search.held_out, ENOUGH_HELD_OUT)
+    scores = {arm.name: score(search.engine, arm.name, rows) for arm in search.arms}
     for arm in search.arms:
         noted = search.fates[arm.name].scores | {search.step: scores[arm.name].noted}
         search.fates[arm.name] = search.fates[arm.name].model_copy(update={"scores": noted})

@@ -19,14 +19,12 @@ from residency.methods.keep import NOTHING, Keep
 from residency.methods.row_losses import FILE
 from residency.records import RunFolder, SearchResult
 from residency.search.arms import Arm
-from residency.search.halving import Search, note_fate, search_side_by_side
+from residency.search.halving import ENOUGH_HELD_OUT, Search, note_fate, search_side_by_side
 from residency.search.ladder import ladder
 from residency.search.race import search_one_by_one
 from residency.stages.prepare import Prepared
 
 RESULT = "search.json"
-ENOUGH_HELD_OUT = 64
-"""Fewer rows rank candidates by chance."""
 
 
 def with_learning_rate(prepared: Prepared, engine: Engine, run: RunFolder, keep: Keep = NOTHING) -> Prepared:

@@ -96,9 +96,9 @@ def resume(search: Search) -> RaceProgress | None:
         return None
     search.fates = {one.name: one for one in state.candidates}
     search.extra_tokens, search.seconds = state.extra_tokens, state.seconds
-    done = sum(one.fate != "in training" for one in state.candidates)
+    fates = {one.name: one.fate for one in state.candidates if one.fate != "in training"}
     rates = [one.learning_rate for one in state.candidates]
-    search.run.say("search_resumed", f"the search goes on after {done} of {len(rates)} candidates", done=done,
+    search.run.say("search_resumed", f"the search goes on after {len(fates)} of {len(rates)} candidates", fates=fates,
                    rates=rates)  # fmt: skip
     return state
 
@@ -126,6 +126,9 @@ def run_arm(search: Search, arm: Arm, state: RaceProgress) -> RaceProgress:
     if state.best:
         search.fates[state.best] = search.fates[state.best].model_copy(update={"fate": f"{arm.rate:.2g} did better"})
     note_fate(search, arm, "the best so far")
+    said = f"learning rate {arm.rate:.2g} is the best so far: held-out loss {scores[arm.state.step].mean:.4f}"
+    search.run.say("search_best", f"{said} after {arm.state.step} of {search.total} steps", step=arm.state.step,
+                   learning_rate=arm.rate)  # fmt: skip
     shutil.rmtree(search.record / "best", ignore_errors=True)
     (search.record / "now").rename(search.record / "best")
     losses = {step: one.losses.tolist() for step, one in scores.items()}

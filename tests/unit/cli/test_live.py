@@ -9,7 +9,7 @@ from rich.console import Console
 
 from residency import progress
 from residency.cli.live import Curve, View, live_view, sparkline
-from residency.records import Event, Metric, RunFolder
+from residency.records import Event, Metric, RunFolder, TrialRecord
 
 
 def measured(folder: Path, step: int, loss: float, split: str = "train") -> None:
@@ -60,6 +60,7 @@ def test_candidates_are_shown_by_their_rate_and_with_why_they_were_given_up(tmp_
     text = drawn(view)
     assert "rate 0.0001" in text
     assert "given up: held-out loss 2.1000" in text
+    assert "2.100" in next(line for line in text.splitlines() if "rate 0.0001" in line).partition("given up")[0]
     assert text.index("rate 0.0002") < text.index("rate 0.0001")
     assert "1,234" in text
     view.hear(Event(kind="search", message="", data={"learning_rate": 2e-4}))
@@ -73,6 +74,35 @@ def test_a_search_that_goes_on_shows_who_is_left(tmp_path: Path) -> None:
     view.hear(Event(kind="search_resumed", message="", data={"rates": [1e-4, 2e-4], "kept": ["candidate-2"]}))
     given_up = next(line for line in drawn(view).splitlines() if "given up" in line)
     assert given_up.startswith("rate 0.0001")
+
+
+def test_candidates_that_take_turns_show_who_is_the_best_so_far(tmp_path: Path) -> None:
+    view = View(tmp_path)
+    for number in (1, 2, 3):
+        measured(tmp_path / "search" / f"candidate-{number}", 8, 2.0)
+    before = {"candidate-1": "held-out loss 2.5000 after 8 steps", "candidate-2": "the best so far"}
+    view.hear(Event(kind="search_resumed", message="", data={"rates": [1e-4, 2e-4, 4e-4], "fates": before}))
+    text = drawn(view)
+    assert "held-out loss 2.5000 after 8 steps" in text
+    assert "the best so far" in next(line for line in text.splitlines() if "rate 0.0002" in line)
+    view.hear(Event(kind="search_best", message="", data={"learning_rate": 4e-4}))
+    lines = {line.split()[1]: line for line in drawn(view).splitlines() if line.startswith("rate")}
+    assert "0.0004 did better" in lines["0.0002"]
+    assert "the best so far" in lines["0.0004"]
+
+
+def test_a_sweep_that_goes_on_shows_which_trials_ended_before(tmp_path: Path) -> None:
+    view = View(tmp_path)
+    for number in range(3):
+        measured(tmp_path / "trials" / str(number), 8, 2.0)
+    pruned = {"number": 0, "values": {}, "state": "pruned", "loss": 2.0, "steps": 8, "total_steps": 40, "tokens": 1,
+              "seconds": 1.0, "why": "pruned at 20 %"}  # fmt: skip
+    RunFolder(tmp_path / "trials" / "0").write("trial.json", TrialRecord.model_validate(pruned))
+    view.hear(Event(kind="trial_again", message="", data={"number": 1}))
+    lines = {line.split()[1]: line for line in drawn(view).splitlines() if line.startswith("trial")}
+    assert "pruned at 20 %" in lines["0"]
+    assert "interrupted" in lines["1"]
+    assert "1,234" in lines["2"]
 
 
 def test_where_nobody_watches_the_listener_is_the_one_given() -> None:

@@ -10,8 +10,8 @@ from residency.config.sweep import Range, load_sweep
 from residency.errors import ConfigError
 
 
-def write(folder: Path, fields: Any, **data: Any) -> Path:
-    run = {"model": {"id": "smollm2-135m"}, "data": {"train": "train.jsonl"} | data}
+def write(folder: Path, fields: Any, *, train: Any = None, **data: Any) -> Path:
+    run = {"model": {"id": "smollm2-135m"}, "data": {"train": "train.jsonl"} | data, "train": train or {}}
     (folder / "run.yaml").write_text(json.dumps(run))
     (folder / "sweep.yaml").write_text(json.dumps({"run": "run.yaml", "fields": fields}))
     return folder / "sweep.yaml"
@@ -44,6 +44,13 @@ def test_what_cannot_be_compared_or_is_no_field_is_said_before_anything_runs(
     with pytest.raises(ConfigError) as caught:
         load_sweep(write(tmp_path, fields))
     assert said in str(caught.value)
+
+
+def test_a_run_file_with_a_search_may_be_swept_over_learning_rates_and_over_nothing_else(tmp_path: Path) -> None:
+    search = {"learning_rate": "search"}
+    assert load_sweep(write(tmp_path, {"train.learning_rate": [1e-4, 1e-3]}, train=search))
+    with pytest.raises(ConfigError, match="tries learning rates itself"):
+        load_sweep(write(tmp_path, {"adapter.rank": [8, 16]}, train=search))
 
 
 def test_seeds_and_data_may_vary_where_the_held_out_rows_are_a_file(tmp_path: Path) -> None:

@@ -65,6 +65,18 @@ def test_the_base_is_the_untuned_model_whatever_was_added(config: LoraConfig) ->
         assert not np.allclose(one.logprobs, third.logprobs)
 
 
+def test_an_adapter_on_the_head_counts_though_another_without_came_first() -> None:
+    rows, on_head = random_rows(4), LoraConfig(r=4, target_modules=["q_proj", "lm_head"], init_lora_weights=False)
+    alone, second = (Engine(tiny_llama(tie_word_embeddings=False)) for _ in range(2))
+    second.add_adapter("one", LORA, seed=1)
+    for engine in (alone, second):
+        engine.add_adapter("head", on_head, seed=2)
+    for one, other in zip(alone.logprobs("head", rows), second.logprobs("head", rows), strict=True):
+        np.testing.assert_allclose(one.logprobs, other.logprobs, rtol=1e-5, atol=1e-6)
+    base = Engine(tiny_llama(tie_word_embeddings=False)).logprobs(None, rows)
+    assert not np.allclose(base[0].logprobs, second.logprobs("head", rows)[0].logprobs)
+
+
 def test_dropout_is_for_training_alone() -> None:
     rows, engine = random_rows(4), lora_engine(DROPOUT)
     for _ in range(2):
