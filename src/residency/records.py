@@ -12,6 +12,7 @@
       eval/            <test>.<model>.json, one EvalResult each; probes.json and card.json: where the behaviour holds
       retention.json   one RetentionResult: how far the tuned model is from the base on prompts that are not the task's
       scale.json       one ScaleResult: task loss and forgetting between the base and the tuned model
+      comparisons.json one Comparisons: the tuned model beside every measurement of the untuned one
       verdict.json     one Verdict: ship or not, and why
       row_losses.f32   each row's mean loss in the order of training, as raw float32 (see methods/row_losses.py)
       hard_rows.json   one HardRows: the rows the run could not learn
@@ -140,6 +141,10 @@ class Comparison(Record):
     """Rows that passed before and fail now."""
     baseline: str
     """The model that is compared with, as named in its EvalResult."""
+
+
+class Comparisons(Record):
+    comparisons: list[Comparison]
 
 
 class PromptDivergence(Record):

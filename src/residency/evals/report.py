@@ -14,7 +14,7 @@ from residency import durable
 from residency.evals import plots, wording
 from residency.evals.card_page import heat_map
 from residency.evals.findings import TUNED, Findings, read_findings, strongest
-from residency.records import RunFolder
+from residency.records import Comparisons, RunFolder
 
 TEMPLATES = Path(__file__).with_name("templates")
 NUMBERS = {
@@ -30,11 +30,12 @@ NUMBERS = {
 
 
 def write_report(run: RunFolder) -> Path:
-    """Writes report.html, report.md and verdict.json from what is in the folder and returns the path of the page.
+    """Writes report.html, report.md, comparisons.json and verdict.json from what is in the folder; returns the page.
 
     A run that failed or has not finished gets one too. Raises RunError where a file of the run is damaged.
     """
     findings = read_findings(run)
+    run.write("comparisons.json", Comparisons(comparisons=findings.comparisons))
     if findings.verdict:
         run.write("verdict.json", findings.verdict)
     durable.write_text(run / "report.md", _markdown(findings))
@@ -56,16 +57,15 @@ def _html(findings: Findings) -> str:
     topics: dict[str, Any] = next(
         (one["data"] for one in (findings.data or {}).get("findings", ()) if one["check"] == "topics"), {}
     )
-    measuring = _measuring_seconds(findings)
-    training = findings.summary.seconds.get("train", 0.0) if findings.summary else 0.0
-    training -= findings.retention.seconds["training"] if findings.retention else 0.0
+    measuring, training = measuring_seconds(findings)
+    total = sum(measuring.values())
     return environment.get_template("report.html.j2").render(
         run=findings,
         row_lengths=plots.row_lengths(drawn.get("lengths", {})),
         label_balance=plots.label_balance(drawn.get("labels")),
         topic_map=plots.topic_map(topics.get("map", ()), topics.get("topics", ())),
         measuring=measuring,
-        cost=wording.percent(measuring / training) if training > 0 else "",
+        cost=f"{wording.duration(total)}, {wording.percent(total / training)}" if training > 0 else "",
         decisive=strongest(findings.comparisons),
         forest=plots.forest(findings.results, TUNED),
         loss_curves=plots.loss_curves(findings.metrics, best_step),
@@ -82,13 +82,21 @@ def code(text: str) -> Markup:
     return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
-def _measuring_seconds(findings: Findings) -> float:
-    """What measuring forgetting took before, during and after the training."""
-    if findings.retention is None:
-        return 0.0
-    spent = findings.retention.seconds
-    scaled = findings.scaled.seconds if findings.scaled else 0.0
-    return spent["base"] + spent["training"] + spent["after"] + scaled
+def measuring_seconds(findings: Findings) -> tuple[dict[str, float], float]:
+    """What measuring took beyond the answers to the tests, part by part; and the training without it."""
+    if findings.summary is None:
+        return {}, 0.0
+    stages = findings.summary.seconds
+    spent = findings.retention.seconds if findings.retention else {}
+    during = spent.get("training", 0.0)
+    parts = {
+        "asking the base, whose answers are kept for its next run": stages.get("remember", 0.0)
+        - spent.get("replay_answers", 0.0),
+        "during training": during,
+        "afterwards, and at smaller scales": stages.get("retention", 0.0),
+        "where it holds": stages.get("plan card", 0.0) + stages.get("card", 0.0),
+    }
+    return {part: seconds for part, seconds in parts.items() if seconds}, stages.get("train", 0.0) - during
 
 
 def _markdown(findings: Findings) -> str:

@@ -13,6 +13,7 @@ from residency.records import Comparison, Interval, RetentionResult, ScaleResult
 Decision = Literal["ship", "ship_scaled", "do_not_ship", "undecided"]
 GREEN = 0.05
 """Nats per token up to which nothing is noticed; a rule of thumb, as the default budget is."""
+UNTESTED = "the tests saw the whole change, so take that scale (retention.scale: take) to see its gain"
 SETS = {"anchors": "on general prompts", "must_keep": "on the prompts that must be kept"}
 """Those that the budget holds for: on the task's own prompts a change is what was wanted."""
 
@@ -49,8 +50,8 @@ def decide(
     if gained and scaled:
         reasons = [*reasons, scaled.reason]
         if scaled.proposed is not None and not scaled.taken:
-            return verdict("ship_scaled", f"Ship with adapter scale {scaled.proposed:g}, not as it is", reasons,
-                           scale=scaled.proposed)  # fmt: skip
+            return verdict("ship_scaled", f"Ship with adapter scale {scaled.proposed:g}, not as it is",
+                           [*reasons, UNTESTED], scale=scaled.proposed)  # fmt: skip
     return verdict("do_not_ship", "Do not ship", reasons)
 
 

@@ -235,6 +235,16 @@ def summary() -> Summary:
         trained_tokens=36_911,
         tokens_per_second=612.4,
         peak_memory_bytes=1_930_000_000,
-        seconds={"check": 1.2, "evaluate before": 74.0, "train": 231.4, "evaluate after": 61.8, "report": 0.9},
+        seconds={
+            "check": 1.2,
+            "before": 74.0,
+            "remember": 18.0,
+            "plan card": 6.0,
+            "train": 231.4,
+            "retention": 14.0,
+            "after": 61.8,
+            "card": 7.0,
+            "report": 0.9,
+        },
         environment={"residency": "0.1.0", "torch": "2.13.0+cpu", "transformers": "5.23.0", "device": "cpu, 2 threads"},
     )

@@ -40,6 +40,7 @@ GAINED, NOT_GAINED, WORSE = gain(0.2, 0.5), gain(-0.1, 0.2), gain(-0.5, -0.2)
         (decide(GAINED, forgot(0.10), None), "ship", True, "little was forgotten"),
         (decide(GAINED, forgot(0.40), None), "do_not_ship", False, "more than the budget of 0.15 on general prompts"),
         (decide(GAINED, forgot(0.40), scaled(0.5)), "ship_scaled", False, "Ship with adapter scale 0.5, not as it is"),
+        (decide(GAINED, forgot(0.40), scaled(0.5)), "ship_scaled", False, "the tests saw the whole change"),
         (decide(GAINED, forgot(0.40), scaled(None)), "do_not_ship", False, "a reason"),
         (decide(GAINED, forgot(0.10), scaled(0.5, taken=True)), "ship_scaled", True, "Ship, at adapter scale 0.5"),
         (decide(GAINED, forgot(0.02, must_keep=0.3), None), "do_not_ship", False, "prompts that must be kept"),
