@@ -123,9 +123,8 @@ def list_files(
 
 
 @router.get("/files/{file_id}")
-def retrieve_file(caller: Reader, file_id: str) -> FileObject:
-    with caller.read() as session:
-        return shape(find_file(caller, session, file_id))
+async def retrieve_file(caller: Reader, file_id: str) -> FileObject:
+    return await caller.look(lambda session: shape(find_file(caller, session, file_id)))
 
 
 @router.delete("/files/{file_id}")
