@@ -30,8 +30,11 @@ def main(home: Path, fd: int) -> int:
         print(error, file=sys.stderr, flush=True)
         return error.exit_code
     end_with_parent(SECONDS_TO_STOP)
-    config = uvicorn.Config(app, access_log=False, log_config=None, server_header=False, proxy_headers=False,
-                            timeout_graceful_shutdown=SECONDS_TO_STOP)  # fmt: skip
+    # h11 and not httptools, which is a little faster: it bounds a request's head, which anybody may send.
+    config = uvicorn.Config(
+        app, http="h11", access_log=False, log_config=None, server_header=False, proxy_headers=False,
+        timeout_graceful_shutdown=SECONDS_TO_STOP,
+    )  # fmt: skip
     # Named by its number alone it would be taken for a socket file, and each answer's body held back for 40 ms.
     server = uvicorn.Server(config)
     gc.collect()
