@@ -2,11 +2,12 @@
 
 The kernel holds: a wall-clock and a CPU limit per row, 2 GiB of memory, no file larger than zero bytes, no further
 process or thread (except for root), an environment without the parent's variables, and on Linux, where user namespaces
-are allowed, a network namespace with no interface. On top, an audit hook refuses sockets, other processes, writing,
-ctypes and /proc to Python code; where there is no namespace, it alone keeps the network shut.
+are allowed, a network namespace with no interface. From Linux 5.13 on (Landlock) there is nothing to read but Python
+and its packages, nothing to write, and from 6.7 on no TCP. On top, an audit hook refuses sockets, other processes,
+writing, ctypes and /proc to Python code; where the kernel has none of this, it alone keeps the network shut.
 
-Not held: the hook is no wall against code that sets out to get around it (PEP 578), and what the user may read, the
-grader may read. A grader's source is code you run: this stops mistakes and plain attempts, not an attacker.
+Not held: the hook is no wall against code that sets out to get around it (PEP 578), and without Landlock the grader may
+read what the user may read. There, this stops mistakes and plain attempts, not an attacker.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -14,6 +15,7 @@ from residency.server.names import Target
 TIMEOUT = httpx.Timeout(600.0, connect=5.0)
 PATIENCE_SECONDS = 120.0
 PAUSE_SECONDS = 0.5
+UNAVAILABLE = "inference_unavailable"
 HOST = "http://inference"
 """Stands in the URL where a socket file is the address."""
 
@@ -41,18 +43,16 @@ class Inference:
     def answer(self, path: str, target: Target, body: dict[str, Any]) -> httpx.Response:
         """Waits while the process is busy or starting; the response may be an error of its own.
 
-        Raises ResourceError where there was no answer for PATIENCE_SECONDS.
+        Raises ResourceError (UNAVAILABLE) where there was no answer for PATIENCE_SECONDS.
         """
         give_up_at = time.monotonic() + PATIENCE_SECONDS
         while True:
-            try:
+            with suppress(httpx.TransportError):
                 response = self.waiting.post(path, json=addressed(target, body))
-            except httpx.TransportError as error:
-                if time.monotonic() > give_up_at:
-                    raise unavailable() from error
-            else:
-                if response.status_code not in (429, 503) or time.monotonic() > give_up_at:
+                if response.status_code not in (429, 503):
                     return response
+            if time.monotonic() > give_up_at:
+                raise unavailable()
             time.sleep(PAUSE_SECONDS)
 
     async def stream(self, path: str, target: Target, body: dict[str, Any]) -> httpx.Response:
@@ -79,7 +79,7 @@ def addressed(target: Target, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def unavailable() -> ResourceError:
-    return ResourceError("the inference process does not answer", code="inference_unavailable",
+    return ResourceError("the inference process does not answer", code=UNAVAILABLE,
                          hint="it may be starting; try again, or look into the server's log")  # fmt: skip
 
 

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 from residency import durable
 from residency.data.json_rows import parse_json
 from residency.errors import RequestError, ResidencyError
-from residency.server.ask import Inference, refusal
-from residency.server.database.queue import LeaseLost, keep, release
+from residency.server.ask import UNAVAILABLE, Inference, refusal
+from residency.server.database.queue import LeaseLost, keep, put_back, release
 from residency.server.database.tables import Batch, File
 from residency.server.ids import new_id
 from residency.server.names import resolve
@@ -37,7 +37,10 @@ class Request(NamedTuple):
 
 
 def carry_out(desk: Desk, batch: Batch) -> None:
-    """Ends the batch as `completed`, `failed` or `cancelled`; gives it back when the worker is to stop."""
+    """Ends the batch as `completed`, `failed` or `cancelled`.
+
+    Gives it back when the worker is to stop, and where the inference process is away for long.
+    """
     folder = desk.work(batch.id)
     with pulse(desk.database, batch) as beating:
         try:
@@ -49,14 +52,21 @@ def carry_out(desk: Desk, batch: Batch) -> None:
             if finished or beating.wanted == "cancel":
                 finish(desk, batch, folder, "completed" if finished else "cancelled", len(requests))
             else:
-                with desk.database.write() as session:
-                    release(session, batch, "in_progress")
+                give_back(desk, batch)
         except LeaseLost:
             return
         except ResidencyError as error:
+            if error.code == UNAVAILABLE:
+                give_back(desk, batch)
+                return
             problem = {"code": error.code, "message": str(error), "param": error.param, "line": None}
             with desk.database.write() as session:
                 release(session, batch, "failed", finished_at=time.time(), error=problem)
+
+
+def give_back(desk: Desk, batch: Batch) -> None:
+    with desk.database.write() as session:
+        put_back(session, batch, "in_progress")
 
 
 def read_requests(desk: Desk, batch: Batch) -> list[Request]:

@@ -21,8 +21,8 @@ from residency.errors import GraderError, RequestError, ResidencyError
 from residency.graders.score import grade_all
 from residency.graders.template import AnswerLacks, render
 from residency.records import Grade
-from residency.server.ask import Inference, refusal
-from residency.server.database.queue import LeaseLost, keep, release
+from residency.server.ask import UNAVAILABLE, Inference, refusal
+from residency.server.database.queue import LeaseLost, keep, put_back, release
 from residency.server.database.tables import Eval, EvalRun, File, OutputItem
 from residency.server.grading import parse_grader, with_text
 from residency.server.names import Target, resolve
@@ -48,7 +48,10 @@ class Answered(NamedTuple):
 
 
 def carry_out(desk: Desk, run: EvalRun) -> None:
-    """Ends the run as `completed`, `failed` or `canceled`; gives it back when the worker is to stop."""
+    """Ends the run as `completed`, `failed` or `canceled`.
+
+    Gives it back when the worker is to stop, and where the inference process is away for long.
+    """
     with Inference(desk.settings.inference_url) as inference, pulse(desk.database, run) as beating:
         try:
             evaluation = Evaluation(desk, run, inference)
@@ -66,6 +69,9 @@ def carry_out(desk: Desk, run: EvalRun) -> None:
         except LeaseLost:
             return
         except ResidencyError as error:
+            if error.code == UNAVAILABLE:
+                give_back(desk, run)
+                return
             with desk.database.write() as session:
                 release(session, run, "failed", finished_at=time.time(),
                         error={"code": error.code, "message": str(error)})  # fmt: skip
@@ -210,4 +216,4 @@ def end(desk: Desk, run: EvalRun, status: str, evaluation: Evaluation) -> None:
 
 def give_back(desk: Desk, run: EvalRun) -> None:
     with desk.database.write() as session:
-        release(session, run, "queued")
+        put_back(session, run, "queued")

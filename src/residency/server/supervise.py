@@ -117,6 +117,7 @@ def bury(child: Child) -> None:
 def stop(children: Sequence[Child]) -> None:
     """All at once; a second signal to this process ends what is left."""
     living = [child for child in children if child.process]
+    write_line("server", "stopping: answers are finished and jobs leave their checkpoints; once more to stop at once")
     for child in living:
         assert child.process is not None
         child.process.terminate()

@@ -64,7 +64,8 @@ LANES: tuple[Lane[Any], ...] = (
 
 def main(home: Path, device: str) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for noisy in ("alembic", "httpx"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     settings = read_settings(home)
     database = open_database(settings.database_url)
     program = NULL_TRAINER if settings.conformance_fixtures else TRAINER

@@ -29,7 +29,9 @@ def test_a_job_outlives_every_process_of_its_server(tmp_path: Path) -> None:
             server.kill(name)
         wait_until(lambda: len(steps(client, job)) > 60)
         assert server.stop(signal.SIGINT) == 0
+        assert "server    stopping" in server.log()
         assert "server    stopped" in server.log()
+        assert "HTTP Request" not in server.log(), "a log that one can read"
         assert (home / "runs" / job / "error.json").exists(), "the trainer was stopped, and not only forgotten"
 
     with serve(home, "--alias", alias) as server:

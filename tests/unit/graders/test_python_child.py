@@ -1,7 +1,10 @@
 """A Python grader's process: what it may do, and what is refused or bounded."""
 
+import ctypes
+import sqlite3
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,11 @@ def run(body: str, timeout_seconds: float = 10.0) -> Reply:
     source = "def grade(sample, item):\n" + "\n".join(f"    {line}" for line in body.splitlines())
     with PythonChild(source, timeout_seconds=timeout_seconds) as child:
         return child.score({"output_text": "hi", "output_json": {"n": 2}}, {"reference": "ho"})
+
+
+def has_landlock() -> bool:
+    """As `landlock_create_ruleset` (system call 444) says."""
+    return sys.platform == "linux" and ctypes.CDLL(None).syscall(444, None, 0, 1) >= 1
 
 
 @pytest.fixture
@@ -99,6 +107,25 @@ def test_files_cannot_be_written_or_removed(body: str, tmp_path: Path) -> None:
     assert "PermissionError" in (error or "")
     assert file.read_text() == "untouched"
     assert not path.exists()
+
+
+@pytest.mark.skipif(not has_landlock(), reason="this kernel has no Landlock")
+@pytest.mark.parametrize(
+    "body",
+    [
+        "open({path!r}).read()",
+        "import os\nos.listdir({folder!r})",
+        "import sqlite3\nsqlite3.connect('file:{path}?mode=ro', uri=True).execute('SELECT * FROM keys').fetchall()",
+        "import sqlite3\nsqlite3.connect('file:{path}?immutable=1', uri=True).execute('SELECT * FROM keys').fetchall()",
+    ],
+)
+def test_nobodys_files_can_be_read_not_even_by_a_library_that_asks_python_nothing(body: str, tmp_path: Path) -> None:
+    path = tmp_path / "server.db"
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("CREATE TABLE keys AS SELECT 'sk-secret' AS secret")
+    score, error = run(body.format(path=str(path), folder=str(tmp_path)) + "\nreturn 1")
+    assert score == 0
+    assert "Permission denied" in (error or "") or "unable to open database file" in (error or "")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="network namespaces are Linux's")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from residency.server import batches, evaluation
+from residency.server import ask, batches, evaluation
 from residency.server.api import batches as batch_api
 from residency.server.api import eval_runs
 from residency.server.database import queue
@@ -59,6 +60,13 @@ def desk(database: Database, inference: str, tmp_path: Path) -> Desk:
     settings = Settings(home=tmp_path / "home", inference=inference)
     storage = Storage(settings.files_url, tmp_path / "cache")
     return Desk(settings, database, storage, "cpu", "none", threading.Event())
+
+
+@pytest.fixture
+def away(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    """A worker whose inference process is not there."""
+    monkeypatch.setattr(ask, "PATIENCE_SECONDS", 0.1)
+    return replace(desk, settings=replace(desk.settings, inference="http://127.0.0.1:1"))
 
 
 def make_run(desk: Desk, source: dict[str, Any]) -> None:
@@ -107,6 +115,23 @@ def test_a_run_asks_the_model_grades_each_answer_and_counts(desk: Desk) -> None:
     shown = eval_runs.shape_item(rows[2], "eval")
     assert shown["sample"]["error"]["message"] == "too long"
     assert eval_runs.shape_item(rows[0], "eval")["sample"]["input"] == [{"role": "user", "content": "a"}]
+
+
+def test_a_run_waits_for_an_inference_process_that_is_away_for_long(desk: Desk, away: Desk) -> None:
+    make_run(desk, ASKING | {"source": content({"question": "a", "answer": "a"})})
+    assert carry_out_run(away).status == "queued"
+    assert carry_out_run(desk).status == "completed"
+
+
+def test_a_run_that_waits_can_be_cancelled(desk: Desk, away: Desk) -> None:
+    make_run(desk, ASKING | {"source": content({"question": "a", "answer": "a"})})
+    with desk.database.write() as session:
+        session.query(EvalRun).update({"wanted": "cancel"})
+    with desk.database.write() as session:
+        run = queue.claim(session, EvalRun, "worker", ("queued",))
+        assert run is not None
+        queue.put_back(session, run, "queued")
+    assert carry_out_run(away).status == "canceled"
 
 
 def test_answers_that_are_there_already_are_graded_without_a_model(desk: Desk) -> None:
@@ -232,6 +257,13 @@ def test_a_batch_that_is_taken_over_asks_nothing_twice(desk: Desk) -> None:
     assert found["a"]["body"] == "from before"
     assert found["b"]["body"]["choices"][0]["message"]["content"] == "world"
     assert not folder.exists()
+
+
+def test_a_batch_waits_for_an_inference_process_that_is_away_for_long(desk: Desk, away: Desk) -> None:
+    make_batch(desk, line("a", "hello"))
+    assert carry_out_batch(away).status == "in_progress"
+    batch = carry_out_batch(desk)
+    assert batch_api.shape(batch)["request_counts"] == {"total": 1, "completed": 1, "failed": 0}
 
 
 def test_a_cancelled_batch_keeps_what_was_answered(desk: Desk) -> None:

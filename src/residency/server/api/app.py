@@ -28,6 +28,7 @@ from residency.server.api import (
 )
 from residency.server.api.errors import handle_errors
 from residency.server.api.guard import Guard
+from residency.server.api.known_keys import KnownKeys
 from residency.server.api.limits import Limits
 from residency.server.api.server import Server
 from residency.server.ask import Inference
@@ -98,6 +99,7 @@ def open_server(settings: Settings) -> Server:
             settings.inference_url, asgi=conformance.no_model if settings.conformance_fixtures else None
         ),
         limits=Limits(settings.requests_per_minute, settings.requests_at_once),
+        keys=KnownKeys(database),
         default_project=project,
     )
 

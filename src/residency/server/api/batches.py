@@ -110,9 +110,8 @@ def list_batches(caller: Reader, after: After = None, limit: Limit20 = 20) -> Pa
 
 
 @router.get("/{batch_id}")
-def retrieve_batch(caller: Reader, batch_id: str) -> BatchObject:
-    with caller.read() as session:
-        return shape(find_batch(caller, session, batch_id))
+async def retrieve_batch(caller: Reader, batch_id: str) -> BatchObject:
+    return await caller.look(lambda session: shape(find_batch(caller, session, batch_id)))
 
 
 @router.post("/{batch_id}/cancel")

@@ -193,9 +193,8 @@ def list_runs(caller: Reader, eval_id: str, after: After = None, limit: Limit20 
 
 
 @router.get("/{run_id}")
-def retrieve_run(caller: Reader, eval_id: str, run_id: str) -> RunObject:
-    with caller.read() as session:
-        return shown(caller, find_run(caller, session, eval_id, run_id))
+async def retrieve_run(caller: Reader, eval_id: str, run_id: str) -> RunObject:
+    return await caller.look(lambda session: shown(caller, find_run(caller, session, eval_id, run_id)))
 
 
 @router.post("/{run_id}", include_in_schema=False)

@@ -13,7 +13,7 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 from typing_extensions import TypedDict
 
-from residency.errors import RequestError
+from residency.errors import RequestError, ResourceError
 from residency.server.api.pages import After, Order, Page, page
 from residency.server.api.server import Caller, Reader, Trainer
 from residency.server.api.strict_json import StrictRoute
@@ -92,8 +92,13 @@ def store(caller: Caller, source: IO[bytes] | Iterator[bytes], name: str, purpos
     file.expires_at = file.created_at + expires_after if expires_after else None
     server = caller.server
     file.bytes = server.storage.write(file.id, source, most_bytes=most_bytes or server.settings.most_file_bytes)
-    with caller.write() as session:
-        session.add(file)
+    try:
+        with caller.write() as session:
+            session.add(file)
+    except ResourceError as error:
+        if error.code != "database_unavailable":  # where the connection broke, the row may have been written
+            server.storage.delete(file.id)
+        raise
     return file
 
 
@@ -123,9 +128,8 @@ def list_files(
 
 
 @router.get("/files/{file_id}")
-def retrieve_file(caller: Reader, file_id: str) -> FileObject:
-    with caller.read() as session:
-        return shape(find_file(caller, session, file_id))
+async def retrieve_file(caller: Reader, file_id: str) -> FileObject:
+    return await caller.look(lambda session: shape(find_file(caller, session, file_id)))
 
 
 @router.delete("/files/{file_id}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import time
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -11,7 +12,6 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from residency.server.api.errors import envelope
-from residency.server.ids import new_id
 
 LOOPBACK = re.compile(r"(localhost|127(\.\d+){3}|\[::1\]|testserver)(:\d+)?", re.IGNORECASE)
 HEADERS = {
@@ -50,7 +50,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.update(HEADERS)
-                headers["x-request-id"] = new_id("req_", 32)
+                headers["x-request-id"] = f"req_{secrets.token_hex(16)}"
                 headers["openai-processing-ms"] = str(round((time.perf_counter() - began) * 1000))
                 if replaced := message["status"] == 413 and "json" not in headers.get("content-type", ""):
                     headers.update({"content-type": "application/json", "content-length": str(len(TOO_LARGE))})

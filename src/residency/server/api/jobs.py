@@ -150,21 +150,21 @@ def shown(base: str) -> str:
 
 
 @router.get("")
-def list_jobs(
+async def list_jobs(
     caller: Reader, request: Request, after: After = None, limit: Annotated[int, Query(ge=0, le=100)] = 20
 ) -> Page:
     """Newest first; `metadata[key]=value` filters, and `metadata=null` gives those without metadata."""
     query = select(Job).where(Job.project_id == caller.project_id, *metadata_filter(request, Job.labels))
     organization = caller.server.settings.organization
-    with caller.read() as session:
-        return page(session, query, Job, lambda job: shape(job, organization), after=after, limit=limit,
-                    lenient=caller.lenient)  # fmt: skip
+    return await caller.look(lambda session: page(
+        session, query, Job, lambda job: shape(job, organization), after=after, limit=limit, lenient=caller.lenient
+    ))  # fmt: skip
 
 
 @router.get("/{job_id}")
-def retrieve_job(caller: Reader, job_id: str) -> JobObject:
-    with caller.read() as session:
-        return shape(find_job(caller, session, job_id), caller.server.settings.organization)
+async def retrieve_job(caller: Reader, job_id: str) -> JobObject:
+    organization = caller.server.settings.organization
+    return await caller.look(lambda session: shape(find_job(caller, session, job_id), organization))
 
 
 def find_job(caller: Caller, session: Session, id: str) -> Job:
@@ -231,20 +231,26 @@ def resume(session: Session, job: Job) -> None:
 
 
 @router.get("/{job_id}/events")
-def list_events(caller: Reader, job_id: str, after: After = None,
+async def list_events(caller: Reader, job_id: str, after: After = None,
                 limit: Annotated[int, Query(ge=0, le=1000)] = 20) -> Page:  # fmt: skip
     """Newest first."""
-    with caller.read() as session:
+
+    def look(session: Session) -> Page:
         find_job(caller, session, job_id)
         query = select(JobEvent).where(JobEvent.job_id == job_id)
         return page(session, query, JobEvent, shape_event, after=after, limit=limit, lenient=caller.lenient)
 
+    return await caller.look(look)
+
 
 @router.get("/{job_id}/checkpoints")
-def list_checkpoints(caller: Reader, job_id: str, after: After = None,
+async def list_checkpoints(caller: Reader, job_id: str, after: After = None,
                      limit: Annotated[int, Query(ge=0, le=100)] = 10) -> Page:  # fmt: skip
     """Newest first; the final model is among them."""
-    with caller.read() as session:
+
+    def look(session: Session) -> Page:
         find_job(caller, session, job_id)
         query = select(Checkpoint).where(Checkpoint.job_id == job_id)
         return page(session, query, Checkpoint, shape_checkpoint, after=after, limit=limit, lenient=caller.lenient)
+
+    return await caller.look(look)

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, TypeAlias, TypeVar
 
 from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
-from sqlalchemy import select
+from sqlalchemy import Select, bindparam, select
 from sqlalchemy.orm import Session
-from starlette.concurrency import run_in_threadpool
 
 from residency.errors import RequestError
+from residency.server.api.known_keys import KnownKeys
 from residency.server.api.limits import Limits
 from residency.server.ask import Inference
 from residency.server.database.connect import Database
-from residency.server.database.tables import Key, Owned
-from residency.server.keys import PREFIX, SCOPES, Scope, find_key
+from residency.server.database.tables import Owned
+from residency.server.keys import PREFIX, SCOPES, Scope
 from residency.server.settings import Settings
 from residency.server.storage import Storage
 
 BEARER = HTTPBearer(auto_error=False, description="A key made by `residency keys create`")
 AZURE = APIKeyHeader(name="api-key", auto_error=False, description="The same key, as Azure's clients send it")
-KEYS_ASKED_EVERY_SECONDS = 1.0
 R = TypeVar("R", bound=Owned)
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -36,22 +36,12 @@ class Server:
     storage: Storage
     inference: Inference
     limits: Limits
+    keys: KnownKeys
     default_project: str
     """Whose the requests without a key are."""
-    has_keys: bool = False
-    """Whether there ever was a key: from then on every request needs one, though the last be revoked."""
-    keys_asked_at: float = 0.0
 
-    def needs_key(self) -> bool:
-        if not self.has_keys and time.monotonic() - self.keys_asked_at > KEYS_ASKED_EVERY_SECONDS:
-            with self.database.read() as session:
-                self.has_keys = session.scalar(select(Key.seq).limit(1)) is not None
-            self.keys_asked_at = time.monotonic()
-        return self.has_keys or not self.settings.loopback
-
-    def find_key(self, secret: str) -> Key | None:
-        with self.database.read() as session:
-            return find_key(session, secret)
+    async def needs_key(self) -> bool:
+        return not self.settings.loopback or await self.keys.exist()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +57,10 @@ class Caller:
     def read(self) -> AbstractContextManager[Session]:
         return self.server.database.read()
 
+    async def look(self, work: Callable[[Session], T]) -> T:
+        """A short read, for answers that are asked for again and again: see `Database.look`."""
+        return await self.server.database.look(work)
+
     def write(self) -> AbstractContextManager[Session]:
         return self.server.database.write()
 
@@ -78,10 +72,16 @@ class Caller:
     def find(self, session: Session, table: type[R], id: str, message: str, *, param: str = "id",
              code: str | None = None) -> R:  # fmt: skip
         """The project's own row; one of another project is as unknown as one that was never made."""
-        row = session.scalar(select(table).where(table.id == id, table.project_id == self.project_id))
+        row: R | None = session.scalar(own_row(table), {"id": id, "project": self.project_id})
         if row is None:
             raise RequestError(f"{message}: {id[:100]}", status=404, param=param, code=code)
         return row
+
+
+@cache
+def own_row(table: type[R]) -> Select[R]:
+    """Made once: putting a statement together takes as long as carrying it out."""
+    return select(table).where(table.id == bindparam("id"), table.project_id == bindparam("project"))
 
 
 def allow(scope: Scope) -> Callable[..., Awaitable[Caller]]:
@@ -104,10 +104,10 @@ def allow(scope: Scope) -> Callable[..., Awaitable[Caller]]:
 
 async def identify(server: Server, secret: str | None, origin: str) -> Caller:
     ours = secret is not None and secret.startswith(PREFIX)
-    if not ours and not await run_in_threadpool(server.needs_key):
+    if not ours and not await server.needs_key():
         server.limits.count(server.default_project)
         return Caller(server, server.default_project, frozenset(SCOPES), origin)
-    key = await run_in_threadpool(server.find_key, secret) if secret else None
+    key = await server.keys.find(secret) if secret else None
     if key is None:
         message = f"Incorrect API key provided: {shown(secret)}" if secret else "You didn't provide an API key"
         raise RequestError(message, status=401, code="invalid_api_key", hint="`residency keys create` makes one")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from alembic import command
 from alembic.config import Config
+from anyio import to_thread
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.orm import Session
@@ -18,6 +19,7 @@ from residency.errors import ConfigError, ResourceError
 MIGRATIONS = Path(__file__).with_name("migrations")
 BUSY_SECONDS = 30.0
 """How long a writer waits for another before it gives up."""
+R = TypeVar("R")
 MIGRATION_LOCK = 7_265_736  # any number that is ours; PostgreSQL keeps other starters waiting on it
 
 
@@ -37,6 +39,20 @@ class Database:
     def write(self) -> Iterator[Session]:
         with refusals(), Session(self.writing, expire_on_commit=False) as session, session.begin():
             yield session
+
+    async def look(self, work: Callable[[Session], R]) -> R:
+        """What `work` reads, which is little: a row, or a page of them.
+
+        A reader of SQLite waits for no writer and is done within a millisecond. Handing it to a thread costs more than
+        that, and under load all threads wait for one another. PostgreSQL is somewhere else, so a thread waits for it.
+        """
+        if self.engine.dialect.name == "sqlite":
+            return self._look(work)
+        return await to_thread.run_sync(self._look, work)
+
+    def _look(self, work: Callable[[Session], R]) -> R:
+        with self.read() as session:
+            return work(session)
 
     def close(self) -> None:
         self.engine.dispose()

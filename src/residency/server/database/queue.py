@@ -61,6 +61,11 @@ def release(session: Session, work: Job | EvalRun | Batch, status: str, **values
     keep(session, work, status=status, worker=None, lease_until=0.0, wanted=None, **values)
 
 
+def put_back(session: Session, work: EvalRun | Batch, status: str) -> None:
+    """Ends this attempt alone; whoever takes the work next hears what the client wants of it."""
+    keep(session, work, status=status, worker=None, lease_until=0.0)
+
+
 def append_event(session: Session, job_id: str, message: str, *, level: str = "info", type: str = "message",
                  data: dict[str, Any] | None = None) -> None:  # fmt: skip
     session.add(JobEvent(job_id=job_id, message=message, level=level, type=type, data=data or {}))
