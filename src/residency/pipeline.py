@@ -22,13 +22,15 @@ from residency.evals.run import few_shot_examples
 from residency.evals.suites import measure_suite
 from residency.methods import sft
 from residency.methods.keep import NOTHING
+from residency.methods.passes import Run, alone
 from residency.methods.row_losses import write_hard_rows
 from residency.models.load import versions
 from residency.records import Comparison, EvalResult, Event, RunFolder, Summary
 from residency.run_folders import claim, create, find_run, list_runs, unfinished
 from residency.search.learning_rate import with_learning_rate
+from residency.stages.base import Base
 from residency.stages.card import measure_card, plan_card
-from residency.stages.model import result_name, save_result, start_engine
+from residency.stages.model import save_result
 from residency.stages.prepare import Prepared, prepare
 from residency.stages.retention import Memory, measure_tuned, remember_base, scale_down, with_canaries
 from residency.stages.session import Session, open_session
@@ -42,44 +44,58 @@ def run(config: RunConfig, runs: Path, *, resume: bool = False, listener: Listen
 
     Raises ResidencyError; its record is left in the folder as `error.json`.
     """
+    return alone(life(config, runs, Base(), resume=resume, listener=listener))
+
+
+def life(
+    config: RunConfig,
+    runs: Path,
+    base: Base,
+    *,
+    resume: bool = False,
+    listener: Listener | None = None,
+    asked_to_stop: Callable[[], str | None] = lambda: None,
+) -> Run[RunFolder]:
+    """`run` as a generator, for runs that share a base; `asked_to_stop` says why this one alone is to stop."""
     folder = unfinished(runs, config.name) if resume else create(runs, config.name)
     record = RunFolder(folder, listener)
-    with claim(folder), failures_recorded(record):
+    with claim(folder), failures_recorded(record), base.joined(record):
         stages = Stopwatch()
         record.say("run", f"the run is in {folder}", path=str(folder))
         with stages("check"):
-            prepared = prepare(config, record)
+            prepared = prepare(config, record, base.machine)
         resolved = prepared.resolved
         with stages("load"):
-            engine = start_engine(prepared, record)
-        name = result_name(resolved)
-        base = Session(record, resolved, engine, prepared.renderer, None)
+            engine, name = base.start(prepared, record)
+        untuned = Session(record, resolved, engine, prepared.renderer, None, name)
+        tuned = untuned.tuned()
         with stages("before"):
-            measure(base, "base", prepared)
-            measure_suites(base, "base")
+            measure(untuned, "base", prepared)
+            measure_suites(untuned, "base")
             if shots := resolved.eval.few_shot:
-                measure(base, f"base-{shots}-shot", prepared, shots=shots)
+                measure(untuned, f"base-{shots}-shot", prepared, shots=shots)
         with stages("remember"):
-            memory = remember_base(base, prepared)
+            memory = remember_base(untuned, prepared)
             prepared = with_canaries(prepared, record)
         with stages("plan card"):
-            plan_card(base, prepared)
+            plan_card(untuned, prepared)
         with stages("train"):
-            keep = memory.keep(base) if memory else NOTHING
+            keep = memory.keep(untuned) if memory else NOTHING
             prepared = with_learning_rate(prepared, engine, record, keep)
             resolved = prepared.resolved
-            outcome = sft.train(engine, name, prepared.rows, prepared.held_out, resolved.train, record, keep)
+            outcome = yield from sft.training(engine, name, prepared.rows, prepared.held_out, resolved.train, record,
+                                              keep, asked_to_stop)  # fmt: skip
         if memory:
             with stages("retention"):
-                weigh(base.tuned(), name, prepared, memory, outcome)
+                weigh(tuned, name, prepared, memory, outcome)
         with stages("save"):
             save_result(engine, name, prepared.renderer.tokenizer, resolved, record)
             write_hard_rows(record, prepared.rows, prepared.train_examples, resolved.train.seed)
         with stages("after"):
-            measure(base.tuned(), "tuned", prepared)
-            measure_suites(base.tuned(), "tuned")
+            measure(tuned, "tuned", prepared)
+            measure_suites(tuned, "tuned")
         with stages("card"):
-            measure_card(base.tuned(), prepared)
+            measure_card(tuned, prepared)
         with stages("report"):
             record.write("summary.json", summarise(outcome, prepared, engine, stages))
             write_report(record)

@@ -47,17 +47,17 @@ class TightMemory:
 
         return_large_blocks_at_once = (-3, 1 << 20)  # M_MMAP_THRESHOLD
         ctypes.CDLL(None).mallopt(*return_large_blocks_at_once)
-        train_freely = sft.train
+        train_freely = sft.training
 
         def train_tightly(*arguments: Any) -> Any:
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (used + self.spare_bytes, resource.RLIM_INFINITY))
             try:
-                return train_freely(*arguments)
+                return (yield from train_freely(*arguments))
             finally:
                 resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
-        sft.train = train_tightly
+        sft.training = train_tightly
 
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="limits a process's memory as Linux does")

@@ -177,6 +177,11 @@ class Engine:
         if self._fast is not None:
             self._fast.use(self.model, list(self._trained))
 
+    @property
+    def trained(self) -> list[str]:
+        """The names of what is trained, oldest first."""
+        return list(self._trained)
+
     def trainable_parameters(self, name: str) -> int:
         return sum(p.numel() for p in self._trained[name].parameters.values())
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ from residency.errors import Interrupted, TrainingError
 from residency.evals.fit import badge
 from residency.methods.keep import NOTHING, Keep, note_replay, replay, watch
 from residency.methods.order import rows_of_step
+from residency.methods.passes import Gradients, Run, Update, alone
 from residency.methods.row_losses import note_losses
 from residency.methods.signals import stop_requests
 from residency.progress import track
@@ -67,11 +68,26 @@ def train(
     run: RunFolder,
     keep: Keep = NOTHING,
 ) -> Outcome:
-    """Trains `name` from its newest checkpoint, or from the start, and leaves the best weights in the engine; `keep` is
-    what is done against forgetting meanwhile.
+    """`training`, carried to its end."""
+    return alone(training(engine, name, rows, held_out, settings, run, keep))
 
-    Raises Interrupted after a signal (a checkpoint is left), TrainingError where the loss is lost (the last good
-    checkpoint is kept), ResourceError where memory or disk run out.
+
+def training(
+    engine: Engine,
+    name: str,
+    rows: Sequence[Rendered],
+    held_out: Sequence[Rendered],
+    settings: Train[Final],
+    run: RunFolder,
+    keep: Keep = NOTHING,
+    asked_to_stop: Callable[[], str | None] = lambda: None,
+) -> Run[Outcome]:
+    """Trains `name` from its newest checkpoint, or from the start, and leaves the best weights in the engine; `keep` is
+    what is done against forgetting meanwhile, and `asked_to_stop` says why this run is to stop at its next step, as a
+    signal asks all of a process.
+
+    Raises Interrupted where it is asked to stop (a checkpoint is left), TrainingError where the loss is lost (the last
+    good checkpoint is kept), ResourceError where memory or disk run out.
     """
     total = total_steps(settings, len(rows))
     checkpoints = Checkpoints(run, settings.keep_checkpoints)
@@ -84,7 +100,7 @@ def train(
     with stop_requests() as stop_requested, track("training", total) as advance:
         advance(state.step)
         while step < total and not stopped_early:
-            before, taken = taken, take_step(engine, name, rows, step, total, settings, keep)
+            before, taken = taken, (yield from take_step(engine, name, rows, step, total, settings, keep))
             step += 1
             if before:  # read while the device works on the step after it
                 state = noted(before, state, engine, name, len(rows), settings, keep, run)
@@ -93,7 +109,7 @@ def train(
             last = step == total
             measuring = is_due(settings.eval_every_steps, step, settings.batch_size, len(rows)) or last
             overdue = time.monotonic() - saved_at > settings.save_every_minutes * 60
-            signal = stop_requested()
+            signal = stop_requested() or asked_to_stop()
             save = is_due(settings.save_every_steps, step, settings.batch_size, len(rows)) or last or overdue or signal
             if not (measuring or save):
                 continue
@@ -126,15 +142,16 @@ def take_step(
     total: int,
     settings: Train[Final],
     keep: Keep,
-) -> Taken:
+) -> Run[Taken]:
     """One optimizer step, handed to the device; nothing waits for it."""
     assert not isinstance(settings.learning_rate, str), "a search has found a rate before"
     began = time.monotonic()
     batch = [rows[i] for i in rows_of_step(step, settings.batch_size, len(rows), settings.seed)]
     rate = learning_rate_at(step, total, settings.learning_rate, settings.schedule, settings.warmup_share)
-    loss = engine.forward_backward({name: batch})[name]
+    loss: Loss = yield Gradients(engine, name, batch)
     replayed = replay(engine, name, keep, step, settings.batch_size, settings.seed)
-    norms = engine.step({name: StepSettings(rate, settings.weight_decay, settings.max_grad_norm)})
+    update = StepSettings(rate, settings.weight_decay, settings.max_grad_norm)
+    norms: Mapping[str, float] = yield Update(engine, name, update)
     return Taken(step, batch, rate, loss, replayed, norms, time.monotonic() - began)
 
 

@@ -1,6 +1,6 @@
 """Stands in for the trainer where no model is wanted: a run folder as a training of a few steps leaves it.
 
-    python -m residency.server.trainer_null RUN_FILE RUNS
+    python -m residency.server.trainer_null RUN_FILE [RUN_FILE ...] RUNS
 
 For the tests of clients and of the queue (`--conformance-fixtures`): it starts in a fiftieth of a second, for it
 imports little but the standard library, and what it leaves is no model.
@@ -12,10 +12,12 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from residency.server.supervise_watch import end_with_parent
+from residency.server.trainer_files import asked_to_stop, note_end
 
 STEPS = 4
 TOKENS = 8
@@ -27,7 +29,15 @@ SECONDS = float(os.environ.get("RESIDENCY_NULL_TRAINING_SECONDS", "0"))
 """How long its training takes, for tests that kill it meanwhile."""
 
 
-def main(run_file: Path, runs: Path) -> int:
+def main(run_files: Sequence[Path], runs: Path) -> int:
+    for file in run_files:
+        if not asked_to_stop(file.parent):
+            train(file, runs)
+            note_end(file.parent, 0)
+    return 0
+
+
+def train(run_file: Path, runs: Path) -> None:
     run = runs / run_file.parent.name
     (run / "adapter").mkdir(parents=True, exist_ok=True)
     note(run_file.parent / STARTS)
@@ -46,7 +56,6 @@ def main(run_file: Path, runs: Path) -> int:
         "tokens_per_second": 1.0, "peak_memory_bytes": 0, "seconds": {"train": 0.0}, "environment": {}})  # fmt: skip
     (run / "report.html").write_text("nothing was trained\n")
     note(run_file.parent / ENDS)
-    return 0
 
 
 def metric(step: int) -> dict[str, Any]:
@@ -68,4 +77,5 @@ def write(path: Path, value: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     end_with_parent(0.0)
-    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))
+    *files, folder = map(Path, sys.argv[1:])
+    sys.exit(main(files, folder))

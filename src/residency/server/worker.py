@@ -35,7 +35,7 @@ from residency.server.supervise_settings import read_settings
 from residency.server.supervise_watch import end_with_parent
 from residency.server.worker_attempt import Desk
 from residency.server.worker_child import NULL_TRAINER, SECONDS_TO_STOP, TRAINER
-from residency.server.worker_job import train
+from residency.server.worker_train import train
 from residency.server.worker_validate import validate
 
 log = logging.getLogger(__name__)

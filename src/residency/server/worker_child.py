@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,11 +28,13 @@ NICENESS = 10
 """On a CPU a trainer gives way to whoever waits for an answer."""
 
 
-def start_trainer(program: str, work: Path, runs: Path, device: str) -> subprocess.Popen[bytes]:
-    """`program` on `work/run.yaml`. It ends when this process does, for it holds the other end of its input."""
-    with (work / LOG).open("ab") as log:
+def start_trainer(program: str, works: Sequence[Path], runs: Path, device: str) -> subprocess.Popen[bytes]:
+    """`program` on the run files of these jobs. It ends when this process does, for it holds the other end of its
+    input. What it prints is in the first job's folder."""
+    files = [str(work / "run.yaml") for work in works]
+    with (works[0] / LOG).open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", program, str(work / "run.yaml"), str(runs)],
+            [sys.executable, "-m", program, *files, str(runs)],
             stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, env=environment(device),
         )  # fmt: skip
     child = psutil.Process(process.pid)
@@ -39,8 +42,15 @@ def start_trainer(program: str, work: Path, runs: Path, device: str) -> subproce
         with suppress(psutil.Error):
             child.nice(NICENESS)
     born = child.create_time()
-    durable.write_json(work / PROCESS, {"host": socket.gethostname(), "pid": process.pid, "born": born})
+    record = {"host": socket.gethostname(), "pid": process.pid, "born": born, "log": str(works[0] / LOG)}
+    for work in works:
+        durable.write_json(work / PROCESS, record)
     return process
+
+
+def log_of(work: Path) -> str:
+    """Where the words of a job's last trainer are."""
+    return str(json.loads((work / PROCESS).read_bytes())["log"])
 
 
 def environment(device: str) -> dict[str, str]:

@@ -81,13 +81,13 @@ def cancel(attempt: Attempt) -> None:
     close(attempt, "cancelled", "Fine-tuning job cancelled", finished_at=time.time())
 
 
-def leave(attempt: Attempt) -> None:
-    """The worker ends and the job does not: it keeps its status and what is wanted of it, for the next worker."""
+def leave(attempt: Attempt, why: str) -> None:
+    """The job is given back as it is: it keeps its status and what is wanted of it, for whoever claims it next."""
     notes = attempt.notes | {"open": False}
 
     def change(session: Session) -> None:
         keep(session, attempt.job, progress=notes, estimated_finish=None, worker=None, lease_until=0.0)
-        add_events(session, attempt.job, [Told("The server stops; training goes on when it is back")])
+        add_events(session, attempt.job, [Told(why)])
 
     write(attempt, change)
 

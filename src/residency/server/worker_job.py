@@ -1,4 +1,4 @@
-"""The life of a job from `queued` to its end: trained in a child, told step by step, and taken up again after anything.
+"""What a job goes through around its training: how it is begun, what ends it, and what a trainer's death makes of it.
 
 Whatever dies, the run folder and the job's row say how far it came. Each write names the attempt that makes it, so a
 worker that was thought dead changes nothing any more.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import signal
-import subprocess
 import time
 from contextlib import suppress
 from typing import Any, Literal, TypeAlias
@@ -22,22 +21,16 @@ from residency.errors import Interrupted, ResidencyError, RunError
 from residency.server import worker_child as child
 from residency.server.ask import Inference
 from residency.server.database.queue import LeaseLost
-from residency.server.database.tables import Job
 from residency.server.ids import new_id
 from residency.server.names import tuned_name
 from residency.server.trainer import PARENT
 from residency.server.worker_attempt import Attempt, Desk, Told, say
 from residency.server.worker_files import local_files
-from residency.server.worker_finish import cancel, close, complete, fail, leave, snapshot
-from residency.server.worker_follow import Follower
-from residency.server.worker_pulse import pulse
+from residency.server.worker_finish import cancel, close, fail, leave, snapshot
 from residency.server.worker_results import saved_steps
 from residency.server.worker_settings import run_config
-from residency.server.worker_tell import tell
-from residency.server.worker_wandb import LogMetrics, wandb_runs
 
 log = logging.getLogger(__name__)
-POLL_SECONDS = 0.25
 MOST_CRASHES = 10
 """So often a trainer may die without a new checkpoint before the job fails."""
 MOST_BACKOFF_SECONDS = 30.0
@@ -46,33 +39,29 @@ NEW_NOTES: dict[str, Any] = {
     "checkpoints": {},
 }  # fmt: skip
 
-Ending: TypeAlias = Literal["ended", "lost", "cancel", "pause", "stop"]
+Ending: TypeAlias = Literal["lost", "cancel", "pause", "stop"]
 
 
-def train(desk: Desk, job: Job) -> None:
-    """Carries a claimed job as far as it goes: to its end, to a pause, or to the worker's own."""
-    with pulse(desk.database, job, desk.leased_device) as beating:
-        attempt = Attempt(desk, job, beating, NEW_NOTES | job.progress)
-        try:
-            carry_out(attempt)
-        except LeaseLost:
-            log.warning("%s: another worker has it now", job.id)
-
-
-def carry_out(attempt: Attempt) -> None:
+def ready(attempt: Attempt) -> bool:
+    """Whether it may train now; where not, its attempt is over."""
     ending = asked_to_end(attempt)
     if ending is None:
-        if attempt.notes["open"] and count_crash(attempt) > MOST_CRASHES:
+        if attempt.notes["open"] and count_death(attempt) > MOST_CRASHES:
             give_up(attempt, "with its worker")
-            return
+            return False
         try:
             begin(attempt)
         except ResidencyError as error:
             fail(attempt, error.as_record())
-            return
+            return False
         child.bury_former(attempt.work)
-        make_room(attempt.desk)
-        ending = asked_to_end(attempt) or train_to_an_end(attempt)
+        ending = asked_to_end(attempt)
+    if ending:
+        conclude(attempt, ending)
+    return ending is None
+
+
+def conclude(attempt: Attempt, ending: Ending) -> None:
     match ending:
         case "lost":
             raise LeaseLost(attempt.job.id)
@@ -82,9 +71,7 @@ def carry_out(attempt: Attempt) -> None:
             snapshot(attempt)
             close(attempt, "paused", "Fine-tuning job paused")
         case "stop":
-            leave(attempt)
-        case "ended":
-            pass
+            leave(attempt, "The server stops; training goes on when it is back")
 
 
 def begin(attempt: Attempt) -> None:
@@ -104,7 +91,7 @@ def begin(attempt: Attempt) -> None:
     elif notes["open"]:
         told = [Told("The worker of this job ended unexpectedly; another takes it up", level="warn")]
     say(attempt, told, fresh, status="running", started_at=job.started_at or time.time(), **further)
-    job.status = "running"
+    job.status, job.progress = "running", attempt.notes
 
 
 def make_room(desk: Desk) -> None:
@@ -124,54 +111,14 @@ def base_of_its_own(attempt: Attempt) -> dict[str, str]:
     return {"base": job.base}
 
 
-def train_to_an_end(attempt: Attempt) -> Ending:
-    """Trainer after trainer, until the run is over, has failed, or is not wanted here any more."""
-    with wandb_runs(attempt) as log_metrics:
-        while not is_over(attempt):
-            ending, code = one_trainer(attempt, log_metrics)
-            if ending in ("lost", "cancel"):
-                return ending
-            if is_over(attempt):
-                break
-            if ending != "ended":
-                return ending
-            if error := failure(attempt, code):
-                fail(attempt, error)
-                return "ended"
-            if stopped := after_a_crash(attempt, code):
-                return stopped
-        complete(attempt, log_metrics)
-    return "ended"
-
-
 def is_over(attempt: Attempt) -> bool:
     """The report is what the pipeline writes last."""
     return (attempt.run / "report.html").exists()
 
 
-def one_trainer(attempt: Attempt, log_metrics: LogMetrics) -> tuple[Ending, int]:
-    """How it came to its end, and its exit code."""
-    desk, follower = attempt.desk, Follower(attempt.run)
-    ending: Ending = "lost"
-    process = child.start_trainer(desk.program, attempt.work, desk.settings.runs, desk.device)
-    try:
-        ending = follow(attempt, process, follower, log_metrics)
-    finally:
-        code = child.stop(process, seconds=0 if ending in ("lost", "cancel") else child.SECONDS_TO_STOP)
-    if ending != "lost":
-        tell(attempt, follower, log_metrics, over=False)
-    return ending, code
-
-
-def follow(attempt: Attempt, process: subprocess.Popen[bytes], follower: Follower, log_metrics: LogMetrics) -> Ending:
-    while True:
-        try:
-            process.wait(POLL_SECONDS)
-            return "ended"
-        except subprocess.TimeoutExpired:
-            tell(attempt, follower, log_metrics, over=False)
-        if ending := asked_to_end(attempt):
-            return ending
+def is_begun(attempt: Attempt) -> bool:
+    """Whether a trainer has come to it."""
+    return (attempt.run / "config.yaml").exists()
 
 
 def asked_to_end(attempt: Attempt) -> Ending | None:
@@ -199,24 +146,25 @@ def failure(attempt: Attempt, code: int) -> dict[str, Any] | None:
         return record
     if code == RunError.exit_code:  # without a record: another process holds the run
         return None
-    log.error("%s: the trainer ended with code %s; its words are in %s", attempt.job.id, code, attempt.work / child.LOG)
+    log.error(
+        "%s: the trainer ended with code %s; its words are in %s", attempt.job.id, code, child.log_of(attempt.work)
+    )
     return {"code": "trainer_failed", "message": f"The trainer ended with code {code}; the server keeps its words"}
 
 
-def after_a_crash(attempt: Attempt, code: int) -> Ending | None:
-    """Waits a little before the next try, unless there is a reason to end. A job that never gets further fails."""
+def note_death(attempt: Attempt, code: int) -> bool:
+    """After a trainer that died: whether the job goes on. One that never gets further fails."""
     words = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    crashes = count_crash(attempt)
-    if crashes > MOST_CRASHES:
+    if count_death(attempt) > MOST_CRASHES:
         give_up(attempt, f"by {words}")
-        return "ended"
+        return False
     say(attempt, [Told(f"The trainer died ({words}); training goes on from its last checkpoint", level="warn")])
-    until = time.monotonic() + min(2.0 ** (crashes - 2), MOST_BACKOFF_SECONDS)
-    while time.monotonic() < until:
-        if ending := asked_to_end(attempt):
-            return ending
-        time.sleep(POLL_SECONDS)
-    return None
+    return True
+
+
+def backoff_seconds(attempt: Attempt) -> float:
+    """Before the next try."""
+    return float(min(2.0 ** (attempt.notes["crashes"] - 2), MOST_BACKOFF_SECONDS))
 
 
 def give_up(attempt: Attempt, how: str) -> None:
@@ -230,7 +178,7 @@ def give_up(attempt: Attempt, how: str) -> None:
     )
 
 
-def count_crash(attempt: Attempt) -> int:
+def count_death(attempt: Attempt) -> int:
     """Deaths in a row without a new checkpoint between them, this one included."""
     saved, notes = max(saved_steps(attempt.run), default=0), attempt.notes
     crashes = 1 if saved > notes["crashed_at"] else notes["crashes"] + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,25 +56,32 @@ def start_engine(prepared: Prepared, run: RunFolder) -> Engine:
     resolved = prepared.resolved
     model, autocast = load_base(resolved, len(prepared.renderer.tokenizer))
     engine = new_engine(model, resolved, autocast, run)
+    add_trained(engine, result_name(resolved), prepared, run)
+    return engine
+
+
+def add_trained(engine: Engine, name: str, prepared: Prepared, run: RunFolder) -> None:
+    """Adds what this run trains, beside what the engine trains already."""
+    resolved, model = prepared.resolved, engine.model
     if isinstance(resolved.adapter, Full):
         engine.train_all_weights()
     else:
         config = peft_config(resolved.adapter, model.name_or_path, prepared.template_token_ids)
-        engine.add_adapter(ADAPTER, config, seed=resolved.train.seed)
+        engine.add_adapter(name, config, seed=resolved.train.seed)
     say_speed(engine, resolved, run)
-    name = result_name(resolved)
     count = engine.trainable_parameters(name)
     require_disk_space(run.path, count * 4 * (3 * resolved.train.keep_checkpoints + 5))
-    run.say("model", f"{count:,} of {model.num_parameters():,} weights are trained", trained=count)
-    return engine
+    total = model.num_parameters() - sum(engine.trainable_parameters(one) for one in engine.trained if one != name)
+    run.say("model", f"{count:,} of {total:,} weights are trained", trained=count)
 
 
 def new_engine(model: Any, resolved: ResolvedConfig, autocast: torch.dtype | None, run: RunFolder) -> Engine:
-    def said(tokens: int) -> None:
-        run.say("micro_batch_halved", f"memory ran out; {tokens} tokens pass at once from now on, with the same result",
-                level="warning", micro_batch_tokens=tokens)  # fmt: skip
+    return engine_for(model, resolved, autocast, partial(say_smaller, run))
 
-    return engine_for(model, resolved, autocast, said)
+
+def say_smaller(run: RunFolder, tokens: int) -> None:
+    run.say("micro_batch_halved", f"memory ran out; {tokens} tokens pass at once from now on, with the same result",
+            level="warning", micro_batch_tokens=tokens)  # fmt: skip
 
 
 def engine_for(

@@ -14,8 +14,9 @@ import yaml
 from numpy.typing import NDArray
 
 from residency import durable
-from residency.config.model import ResolvedConfig, RunConfig
-from residency.config.resolve import resolve
+from residency.config.model import ResolvedConfig, RunConfig, Speed
+from residency.config.resolve import Facts, resolve
+from residency.config.section import Final
 from residency.data.audit.audit import Audit, audit, refuse, special_token_findings, with_findings
 from residency.data.audit.table import table_of
 from residency.data.lengths import fit_length
@@ -67,8 +68,18 @@ class Prepared:
     """Special tokens of a template the user named; their embeddings are to be trained."""
 
 
-def prepare(config: RunConfig, run: RunFolder) -> Prepared:
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What runs that share a base have in common."""
+
+    free_bytes: int
+    """Memory before the base was loaded."""
+    speed: Speed[Final]
+
+
+def prepare(config: RunConfig, run: RunFolder, machine: Machine | None = None) -> Prepared:
     """Reads, checks, splits and renders the data, and replaces every `auto`. A resumed run keeps its first values.
+    `machine` is that of the runs which this one joins.
 
     Raises DataError with the problems of all files, ModelError, TemplateError, ConfigError, RunError.
     """
@@ -91,7 +102,7 @@ def prepare(config: RunConfig, run: RunFolder) -> Prepared:
     else:
         facts = gather(config, load_config(config.model), data.train, data.tests, rows, data.format, bool(held_out),
                        renderer)  # fmt: skip
-        resolved, reasons = resolve(config, facts)
+        resolved, reasons = resolve(config, facts) if machine is None else resolve_beside(machine, config, facts)
         durable.write_json(run / "resolved.json", {"config": resolved.model_dump(mode="json"), "reasons": reasons})
     torch.set_num_threads(resolved.speed.threads)
     check_graders(resolved.eval.graders)
@@ -104,6 +115,14 @@ def prepare(config: RunConfig, run: RunFolder) -> Prepared:
         for path, reason in reasons.items():
             run.say("auto", f"{path} = {value_at(resolved, path)}: {reason}", path=path)
     return Prepared(resolved, reasons, renderer, rows, held_out, data.train, data.tests, counts, template_token_ids)
+
+
+def resolve_beside(machine: Machine, config: RunConfig, facts: Facts) -> tuple[ResolvedConfig, dict[str, str]]:
+    """As for a run alone, with the speed of those whose base it shares."""
+    resolved, reasons = resolve(config, replace(facts, memory_bytes=machine.free_bytes))
+    why = "As the runs beside it, whose base it trains on."
+    reasons = {path: why if path.startswith("speed.") else reason for path, reason in reasons.items()}
+    return resolved.model_copy(update={"speed": machine.speed}), reasons
 
 
 def audit_data(data: Data, renderer: Renderer) -> Audit:

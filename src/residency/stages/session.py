@@ -36,6 +36,8 @@ class Session:
     engine: Engine
     renderer: Renderer
     adapter: str | None
+    name: str = ADAPTER
+    """Of this run's adapter in the engine."""
 
     def settings(self, temperature: float = 0.0, max_new_tokens: int | None = None) -> SamplingSettings:
         return SamplingSettings(
@@ -51,7 +53,7 @@ class Session:
 
     def tuned(self) -> Session:
         """This model after training in the same engine."""
-        return replace(self, adapter=None if isinstance(self.resolved.adapter, Full) else ADAPTER)
+        return replace(self, adapter=None if isinstance(self.resolved.adapter, Full) else self.name)
 
     def untuned(self) -> Session:
         """The base beside this tuned model: the same weights without the adapter, or a second load of the base."""

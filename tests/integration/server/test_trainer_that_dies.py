@@ -31,17 +31,22 @@ def home(tmp_path: Path) -> Iterator[Home]:
     made.close()
 
 
+STAND_IN = "from residency.server.trainer_null import main\n"
+THEN = STAND_IN + "*files, runs = map(pathlib.Path, sys.argv[1:])\nmain(files, runs)\n"
+
+
 @pytest.fixture
 def run_with(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Job]:
     """A job whose trainer is these lines of Python."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
     monkeypatch.setattr(worker_job, "MOST_CRASHES", 2)
 
-    def run(lines: str) -> Job:
+    def run(lines: str, jobs: int = 1) -> Job:
+        """The last of so many jobs that wait."""
         (tmp_path / "trainer_of_a_test.py").write_text(lines)
-        job = home.create("nothing", home.upload(jsonl(rows(10))))
+        made = [home.create("nothing", home.upload(jsonl(rows(10))), status="queued") for _ in range(jobs)]
         home.work_here(replace(home.desk(), program="trainer_of_a_test"))
-        return home.job(job)
+        return home.job(made[-1])
 
     return run
 
@@ -58,12 +63,19 @@ def test_a_trainer_that_always_dies_fails_its_job(run_with: Callable[[str], Job]
 
 def test_a_trainer_that_died_once_is_forgiven(run_with: Callable[[str], Job], home: Home) -> None:
     once = "if not (run / 'died').exists():\n (run / 'died').touch()\n " + KILLED
-    then = (
-        "from residency.server.trainer_null import main\nmain(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))\n"
-    )
-    job = run_with(DIES + once + then)
+    job = run_with(DIES + once + THEN)
     assert job.status == "succeeded"
     assert [one["step"] for one in home.metrics(job.id)] == [1, 2, 3, 4]
+
+
+def test_jobs_whose_common_trainer_dies_twice_go_on_alone(run_with: Callable[..., Job], home: Home) -> None:
+    """As where one of them needs more memory than there is."""
+    together = "if len(sys.argv) > 3:\n " + KILLED
+    job = run_with(DIES + together + THEN, jobs=3)
+    assert job.status == "succeeded"
+    messages = home.messages(job.id)
+    assert "The trainer of several jobs died twice; this one goes on alone" in messages
+    assert messages.count("The job has successfully completed") == 1
 
 
 def test_an_error_without_a_record_is_not_tried_again(

@@ -301,3 +301,15 @@ def test_a_snapshot_is_put_back_to_the_bit(fused: bool) -> None:
     first = steps()
     engine.put_back({"one": before})
     assert steps() == first
+
+
+def test_an_adapter_that_lost_its_loss_changes_nothing_of_one_that_comes_after() -> None:
+    rows, engine, fresh = random_rows(4), lora_engine(), Engine(tiny_llama())
+    with torch.no_grad():
+        for parameter in engine.parameters("one").values():
+            parameter.fill_(torch.inf)
+    engine.forward_backward({"one": rows})
+    for one in (engine, fresh):
+        one.add_adapter("two", LORA, seed=2)
+    ours, theirs = (one.forward_backward({"two": rows})["two"].by_row for one in (engine, fresh))
+    np.testing.assert_array_equal(ours, theirs)

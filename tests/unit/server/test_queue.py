@@ -82,6 +82,14 @@ def test_the_oldest_goes_first_and_other_statuses_wait(database: Database) -> No
     assert waiting
 
 
+def test_a_claim_may_be_for_some_jobs_alone(database: Database) -> None:
+    _, second, third = make_jobs(database, 3)
+    for wanted in (second, None):
+        with database.write() as session:
+            found = queue.claim(session, Job, "w", ("queued",), [second, third] if wanted else [second])
+        assert (found.id if found else None) == wanted
+
+
 def test_work_without_a_heartbeat_is_taken_over_and_the_first_worker_writes_nothing_more(database: Database) -> None:
     make_jobs(database, 1)
     with database.write() as session:

@@ -7,6 +7,7 @@ written and LeaseLost is raised: the work goes on elsewhere, and this worker dro
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import or_, select, update
@@ -25,12 +26,16 @@ class LeaseLost(Exception):
     """Another worker has this work now."""
 
 
-def claim(session: Session, table: type[W], worker: str, statuses: tuple[str, ...]) -> W | None:
-    """The oldest free row in one of `statuses`, now held by `worker`; in one statement, so no row goes to two."""
+def claim(
+    session: Session, table: type[W], worker: str, statuses: tuple[str, ...], ids: Sequence[str] | None = None
+) -> W | None:
+    """The oldest free row in one of `statuses`, of `ids` if given, now held by `worker`; in one statement, so no row
+    goes to two."""
     now = time.time()
+    among = () if ids is None else (table.id.in_(ids),)
     free = (
         select(table.seq)
-        .where(table.status.in_(statuses), table.lease_until < now)
+        .where(table.status.in_(statuses), table.lease_until < now, *among)
         .order_by(table.seq)
         .limit(1)
         .with_for_update(skip_locked=True)
