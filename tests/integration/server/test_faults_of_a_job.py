@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -154,15 +155,24 @@ def test_a_stop_a_pause_and_a_lost_claim_change_nothing_of_the_result(
     home.ask(job, "resume")
     home.wait_until(lambda: home.steps(job) > snapshot.step_number + 20)
 
-    workers.process.send_signal(signal.SIGSTOP)  # a machine that hangs: its lease runs out, and it comes back later
-    lose_the_lease(home, job)
     lost = workers.process
+    hang(home, lost, job)
     workers.process = home.start_worker()
     home.wait_for(job)
     lost.send_signal(signal.SIGCONT)
     assert end(lost) == 0
     assert_as_undisturbed(home, job, undisturbed)
     assert f"{job}: another worker has it now" in home.log()
+
+
+def hang(home: Home, worker: subprocess.Popen[bytes], job: str) -> None:
+    """As on a machine that hangs: the lease runs out, and the worker comes back later.
+
+    It is stopped while this transaction holds the database: within one of its own it would keep it from everybody.
+    """
+    with home.database.write() as session:
+        session.execute(update(Job).where(Job.id == job).values(lease_until=0.0))
+        worker.send_signal(signal.SIGSTOP)
 
 
 def lose_the_lease(home: Home, job: str) -> None:
