@@ -29,8 +29,10 @@ def test_a_checkpoint_and_a_model_answer_a_test_file(finished: Path, trained: Pa
 
 
 def test_what_cannot_be_compared_is_named(finished: Path, tiny_model: Path, trained: Path) -> None:
-    assert "has no stored answers" in residency("compare", "colors", str(tiny_model)).stderr
-    assert "no test in common" in residency("compare", "colors", "colors:other").stderr
+    unknown = residency("compare", "colors", str(tiny_model)).stderr
+    assert "is no run in" in unknown
+    assert "runs there: colors" in unknown
+    assert "answered there: base, tuned" in residency("compare", "colors", "colors:other").stderr
     assert (
         "no checkpoint of step 999" in residency("compare", "colors@999", "colors", str(trained / "test.jsonl")).stderr
     )

@@ -230,8 +230,10 @@ def forgetting(metrics: Sequence[Metric], retention: RetentionResult | None) -> 
         axes.plot(steps, values, "o-", color=ACCENT, markersize=4)
         top = max(*highs, retention.budget) * 1.12
         axes.axhline(retention.budget, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
-        axes.annotate(f"budget {retention.budget:g}", (0, retention.budget), xytext=(3, 3), textcoords="offset points",
-                      size=8.4, color=INK)  # fmt: skip
+        over = values[-1] > retention.budget  # the label stands at the end, on the side where the curve is not
+        axes.annotate(f"budget {retention.budget:g}", (1, retention.budget), xycoords=("axes fraction", "data"),
+                      xytext=(-3, -3 if over else 3), textcoords="offset points", size=8.4, color=INK, ha="right",
+                      va="top" if over else "bottom")  # fmt: skip
         axes.set_ylim(0, top)
         axes.set_xlabel("step")
         axes.grid(axis="y")

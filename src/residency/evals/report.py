@@ -90,8 +90,7 @@ def measuring_seconds(findings: Findings) -> tuple[dict[str, float], float]:
     spent = findings.retention.seconds if findings.retention else {}
     during = spent.get("training", 0.0)
     parts = {
-        "asking the base, whose answers are kept for its next run": stages.get("remember", 0.0)
-        - spent.get("replay_answers", 0.0),
+        "asking the base (kept for its next run)": stages.get("remember", 0.0) - spent.get("replay_answers", 0.0),
         "during training": during,
         "afterwards, and at smaller scales": stages.get("retention", 0.0),
         "where it holds": stages.get("plan card", 0.0) + stages.get("card", 0.0),

@@ -14,7 +14,7 @@ from residency.evals.paired import compare_all, forgetting_between
 from residency.evals.run import evaluate
 from residency.models.load import load_model, load_tokenizer
 from residency.records import EvalResult, Interval, PairedResult, RetentionResult, RunFolder
-from residency.run_folders import find_run
+from residency.run_folders import find_run, list_runs
 from residency.stages.facts import device
 from residency.stages.model import DTYPES, new_engine, result_name
 from residency.stages.prepare import read_resolved
@@ -55,7 +55,7 @@ def compare_subjects(a: str, b: str, runs: Path, test: str | None = None) -> Pai
     """
     sides = subject(a, runs), subject(b, runs)
     if test is None:
-        before, after = (stored(side) for side in sides)
+        before, after = (stored(side, runs) for side in sides)
         if not {one.test for one in before} & {one.test for one in after}:
             raise RunError(f"{a} and {b} have measured no test in common", param=b,
                            hint=f"name a test file: residency compare {a} {b} test.jsonl")  # fmt: skip
@@ -69,11 +69,22 @@ def compare_subjects(a: str, b: str, runs: Path, test: str | None = None) -> Pai
     return compare_all(a, b, before, after, forgetting(*sides))
 
 
-def stored(side: Subject) -> list[EvalResult]:
-    if side.run is None or side.step is not None:
-        raise RunError(f"{side.name} has no stored answers", param=side.name,
-                       hint="name a test file that both are to answer, or a run")  # fmt: skip
-    return [result for result in side.run.eval_results() if result.model == side.label]
+def stored(side: Subject, runs: Path) -> list[EvalResult]:
+    """Raises RunError, with what there is, where a side has answered nothing."""
+    if side.run is None:
+        known = ", ".join(run.path.name for run in list_runs(runs)) or "none"
+        raise RunError(f"{side.name} is no run in {runs}, and of a model no answers are stored", param=side.name,
+                       hint=f"runs there: {known}. For a model, name a test file that both are to answer")  # fmt: skip
+    if side.step is not None:
+        raise RunError(f"of the checkpoint {side.name} no answers are stored", param=side.name,
+                       hint="name a test file that both are to answer")  # fmt: skip
+    results = side.run.eval_results()
+    found = [result for result in results if result.model == side.label]
+    if not found:
+        known = ", ".join(sorted({result.model for result in results})) or "nothing"
+        raise RunError(f"{side.run.path} has no answers of `{side.label}`", param=side.name,
+                       hint=f"answered there: {known}")  # fmt: skip
+    return found
 
 
 def forgetting(a: Subject, b: Subject) -> Interval | None:
