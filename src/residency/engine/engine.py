@@ -32,7 +32,7 @@ from residency.engine import lora, state
 from residency.engine.batch import needed_length
 from residency.engine.divergence import Distributions, Remembered
 from residency.engine.fast import FastPath
-from residency.engine.late import Late, LateFloats
+from residency.engine.late import Late, LateFloats, Loss
 from residency.engine.loss import Scores
 from residency.engine.memory import is_out_of_memory, release_memory
 from residency.engine.optim import StepSettings, adamw, step_sizes
@@ -48,35 +48,6 @@ T = TypeVar("T")
 AUTOMATIC = Speed()
 FULL = "model"
 """The name under which full fine-tuning trains the model's own weights."""
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """What one adapter's rows came to. The device may still be working on it; whoever reads it waits."""
-
-    sums: Late
-    """Shape (2 + rows,): `total`, `correct`, and what each row has of the total."""
-    tokens: int
-    """Trained tokens."""
-
-    @property
-    def total(self) -> float:
-        """Sum of the negative log-likelihoods (of a pull: of the divergences), in nats."""
-        return float(self.sums.read()[0])
-
-    @property
-    def correct(self) -> int:
-        """How many of the trained tokens were the model's first choice."""
-        return int(self.sums.read()[1])
-
-    @property
-    def by_row(self) -> NDArray[np.float64]:
-        """Each row's own sum, in nats, in the order they were given in."""
-        return self.sums.read()[2:].double().numpy()
-
-    @property
-    def mean(self) -> float:
-        return self.total / max(1, self.tokens)
 
 
 @dataclass(frozen=True, slots=True)

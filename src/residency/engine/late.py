@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 
 class Late:
@@ -42,3 +45,32 @@ class LateFloats(Mapping[str, float]):
 
     def __len__(self) -> int:
         return len(self._places)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What one adapter's rows came to. The device may still be working on it; whoever reads it waits."""
+
+    sums: Late
+    """Shape (2 + rows,): `total`, `correct`, and what each row has of the total."""
+    tokens: int
+    """Trained tokens."""
+
+    @property
+    def total(self) -> float:
+        """Sum of the negative log-likelihoods (of a pull: of the divergences), in nats."""
+        return float(self.sums.read()[0])
+
+    @property
+    def correct(self) -> int:
+        """How many of the trained tokens were the model's first choice."""
+        return int(self.sums.read()[1])
+
+    @property
+    def by_row(self) -> NDArray[np.float64]:
+        """Each row's own sum, in nats, in the order they were given in."""
+        return self.sums.read()[2:].double().numpy()
+
+    @property
+    def mean(self) -> float:
+        return self.total / max(1, self.tokens)

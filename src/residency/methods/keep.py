@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from residency.engine.checkpoint import Progress
 from residency.engine.divergence import Remembered
-from residency.engine.engine import FULL, Engine, Loss
+from residency.engine.engine import FULL, Engine
+from residency.engine.late import Loss
 from residency.evals.retention import divergence_of
 from residency.methods.order import rows_of_step
 from residency.records import Interval, Metric, RunFolder

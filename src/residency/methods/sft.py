@@ -18,7 +18,8 @@ from residency.config.section import Final
 from residency.config.steps import is_due, total_steps
 from residency.data.messages import Rendered
 from residency.engine.checkpoint import Checkpoints, Progress, random_state, set_random_state
-from residency.engine.engine import Engine, Loss
+from residency.engine.engine import Engine
+from residency.engine.late import Loss
 from residency.engine.optim import StepSettings, learning_rate_at
 from residency.errors import Interrupted, TrainingError
 from residency.evals.fit import badge

@@ -24,7 +24,8 @@ from residency.config.section import Final
 from residency.config.steps import total_steps
 from residency.data.messages import Rendered
 from residency.engine.checkpoint import Progress, random_state, set_random_state
-from residency.engine.engine import Engine, Loss
+from residency.engine.engine import Engine
+from residency.engine.late import Loss
 from residency.engine.optim import StepSettings, learning_rate_at
 from residency.errors import TrainingError
 from residency.methods.keep import NOTHING, REPLAY_WEIGHT, Keep, note_replay, replay, replayed

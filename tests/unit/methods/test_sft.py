@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from residency.config.model import Train
 from residency.data.messages import Rendered
 from residency.engine.checkpoint import Checkpoints, Progress
-from residency.engine.engine import FULL, Engine, Loss
+from residency.engine.engine import FULL, Engine
+from residency.engine.late import Loss
 from residency.errors import TrainingError
 from residency.methods.order import rows_of_step
 from residency.methods.sft import require_finite, require_no_explosion, train
