@@ -1,4 +1,4 @@
-"""A run is a folder. This page names its files and the records in them.
+"""A run is a folder: its files, and the records in them. A reader refuses a record of a newer version than its own.
 
     runs/<name>/
       config.yaml      what the user wrote, with overrides applied
@@ -19,8 +19,6 @@
       summary.json     one Summary: what the run came to
       report.html, report.md
       error.json       only after a failure
-
-Every record carries the version of its schema; a reader refuses a newer one.
 """
 
 from __future__ import annotations
