@@ -1,24 +1,24 @@
 """A run is a folder: its files, and the records in them. A reader refuses a record of a newer version than its own.
 
-    runs/<name>/
-      config.yaml      what the user wrote, with overrides applied
-      resolved.json    what ran: every value, and the reason of each that was `auto`
-      audit.json       what was found in the data
-      metrics.jsonl    one Metric a line: training steps and held-out measurements
-      events.jsonl     one Event a line: everything that was decided, dropped, warned of or recovered from
-      search/          the candidates of a learning-rate search; search.json, one SearchResult: what it came to
-      checkpoints/     step-000050/ …, each complete and checksummed
-      adapter/         the result in PEFT's format (full fine-tuning: model/)
-      eval/            <test>.<model>.json, one EvalResult each; probes.json and card.json: where the behaviour holds
-      retention.json   one RetentionResult: how far the tuned model is from the base on prompts that are not the task's
-      scale.json       one ScaleResult: task loss and forgetting between the base and the tuned model
-      comparisons.json one Comparisons: the tuned model beside every measurement of the untuned one
-      verdict.json     one Verdict: ship or not, and why
-      row_losses.f32   each row's mean loss in the order of training, as raw float32 (see methods/row_losses.py)
-      hard_rows.json   one HardRows: the rows the run could not learn
-      summary.json     one Summary: what the run came to
-      report.html, report.md
-      error.json       only after a failure
+runs/<name>/
+  config.yaml      what the user wrote, with overrides applied
+  resolved.json    what ran: every value, and the reason of each that was `auto`
+  audit.json       what was found in the data
+  metrics.jsonl    one Metric a line: training steps and held-out measurements
+  events.jsonl     one Event a line: everything that was decided, dropped, warned of or recovered from
+  search/          the candidates of a learning-rate search; search.json, one SearchResult: what it came to
+  checkpoints/     step-000050/ …, each complete and checksummed
+  adapter/         the result in PEFT's format (full fine-tuning: model/)
+  eval/            <test>.<model>.json, one EvalResult each; probes.json and card.json: where the behaviour holds
+  retention.json   one RetentionResult: how far the tuned model is from the base on prompts that are not the task's
+  scale.json       one ScaleResult: task loss and forgetting between the base and the tuned model
+  comparisons.json one Comparisons: the tuned model beside every measurement of the untuned one
+  verdict.json     one Verdict: ship or not, and why
+  row_losses.f32   each row's mean loss in the order of training, as raw float32 (see methods/row_losses.py)
+  hard_rows.json   one HardRows: the rows the run could not learn
+  summary.json     one Summary: what the run came to
+  report.html, report.md
+  error.json       only after a failure
 """
 
 from __future__ import annotations
