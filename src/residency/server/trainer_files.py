@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
-STOP = "stop"
-"""The worker wants this job's training stopped, whatever becomes of the others."""
+STOP = "stop-{pid}"
+"""The worker wants this job's training stopped in that process, whatever becomes of the others there."""
 ENDED = "ended.json"
 """The trainer is through with the job; its exit code, were it alone."""
 
 
-def ask_to_stop(work: Path) -> None:
-    (work / STOP).touch()
+def ask_to_stop(work: Path, pid: int) -> None:
+    """It names the process, because a worker that has lost a job must not stop the next one's."""
+    (work / STOP.format(pid=pid)).touch()
 
 
 def asked_to_stop(work: Path) -> str | None:
-    return "the server asked to stop" if (work / STOP).exists() else None
+    """Of the present process."""
+    return "the server asked to stop" if (work / STOP.format(pid=os.getpid())).exists() else None
 
 
 def note_end(work: Path, code: int) -> None:
@@ -35,5 +38,5 @@ def exit_code(work: Path) -> int | None:
 
 
 def begin_anew(work: Path) -> None:
-    for name in (STOP, ENDED):
-        (work / name).unlink(missing_ok=True)
+    for left in (*work.glob(STOP.format(pid="*")), work / ENDED):
+        left.unlink(missing_ok=True)

@@ -81,7 +81,8 @@ def main(home: Path, device: str) -> int:
         lane.start()
     log.info("ready for work on %s", device)
     for lane in lanes:
-        lane.join()
+        while lane.is_alive():  # a signal that another thread was given is heard when this one wakes
+            lane.join(IDLE_SECONDS)
     database.close()
     return 0
 

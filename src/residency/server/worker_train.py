@@ -50,6 +50,8 @@ class Seat:
     follower: Follower
     held: ExitStack
     """The lease, and what takes the metrics."""
+    trainer: int = 0
+    """The number of its process."""
 
 
 def train(desk: Desk, job: Job) -> None:
@@ -91,7 +93,7 @@ def goes_on(seat: Seat, action: Callable[[Seat], bool]) -> bool:
             return True
     except LeaseLost:
         log.warning("%s: another worker has it now", seat.attempt.job.id)
-        ask_to_stop(seat.attempt.work)
+        ask_to_stop(seat.attempt.work, seat.trainer)
     seat.held.close()
     return False
 
@@ -112,6 +114,8 @@ def one_trainer(desk: Desk, seats: list[Seat]) -> list[Seat]:
         seat.follower = Follower(seat.attempt.run)
     works = [seat.attempt.work for seat in seats]
     process = child.start_trainer(desk.program, works, desk.settings.runs, desk.device)
+    for seat in seats:
+        seat.trainer = process.pid
     try:
         while seats and not all(asked_to_end(seat.attempt) for seat in seats) and not ended(process):
             seats = [seat for seat in seats if goes_on(seat, partial(look, beside=len(seats) > 1))]
@@ -141,7 +145,7 @@ def look(seat: Seat, *, beside: bool) -> bool:
     tell(attempt, seat.follower, seat.log_metrics, over=False)
     code = exit_code(attempt.work)
     if code is None and ending and beside:
-        ask_to_stop(attempt.work)
+        ask_to_stop(attempt.work, seat.trainer)
         if ending == "cancel" or not is_begun(attempt):  # there is no checkpoint to wait for
             return not settled(seat, None)
     return code is None or not settled(seat, code)
