@@ -27,6 +27,8 @@ class SamplingSettings:
     top_p: float = 1.0
     seed: int = 0
     batch_size: int = 32
+    numbers: tuple[int, ...] = ()
+    """What is drawn for a prompt depends on the seed and its number: its place, unless they are given here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +173,8 @@ def _chances(rows: Sequence[int], settings: SamplingSettings) -> NDArray[np.floa
     shape = (len(rows), settings.max_new_tokens)
     if settings.temperature == 0:
         return np.zeros(shape)
-    return np.stack([np.random.default_rng((settings.seed % 2**64, row)).random(shape[1]) for row in rows])
+    numbers = [settings.numbers[row] if settings.numbers else row for row in rows]
+    return np.stack([np.random.default_rng((settings.seed % 2**64, number)).random(shape[1]) for number in numbers])
 
 
 def _choose(logits: torch.Tensor, settings: SamplingSettings, chances: torch.Tensor) -> torch.Tensor:

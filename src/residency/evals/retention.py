@@ -13,7 +13,7 @@ import json
 import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -94,29 +94,51 @@ def remember(
     longest: int = LONGEST_ANSWER,
     seed: int = 0,
 ) -> list[Remembered]:
-    """The base's own answers to prompts of tokens, and what it expected at each of their tokens.
+    """`remember_sets` of one."""
+    return remember_sets(engine, renderer, [prompts], longest=longest, seed=seed)[0]
 
-    The same for the same base, prompts and seed: they are kept in the user's cache. Call before anything is trained.
+
+def remember_sets(
+    engine: Engine,
+    renderer: Renderer,
+    sets: Sequence[Sequence[Sequence[int]]],
+    *,
+    longest: int = LONGEST_ANSWER,
+    seed: int = 0,
+) -> list[list[Remembered]]:
+    """The base's own answers to sets of prompts of tokens, and what it expected at each of their tokens.
+
+    The same for the same base, prompts and seed: each set is kept in the user's cache, and those that are not there yet
+    are answered together. Call before anything is trained.
     """
+    settings = SamplingSettings(longest, renderer.stop_ids, temperature=1.0, seed=seed, batch_size=ASKED_AT_ONCE)
+    paths = [cache_folder() / "retention" / f"{cache_key(engine, prompts, settings)}.npz" for prompts in sets]
+    known = [read_cached(path) if prompts else [] for prompts, path in zip(sets, paths, strict=True)]
+    asked = [place for place, one in enumerate(known) if one is None]
+    answers = iter(answered_by_base(engine, renderer, [sets[place] for place in asked], settings))
+    for place in asked:
+        known[place] = [next(answers) for _ in sets[place]]
+        write_cached(paths[place], known[place] or [])
+    return [one or [] for one in known]
+
+
+def answered_by_base(
+    engine: Engine, renderer: Renderer, sets: Sequence[Sequence[Sequence[int]]], settings: SamplingSettings
+) -> list[Remembered]:
+    """All prompts of all sets in a row, each drawn by its number within its own set."""
+    prompts = [prompt for one in sets for prompt in one]
     if not prompts:
         return []
-    settings = SamplingSettings(longest, renderer.stop_ids, temperature=1.0, seed=seed, batch_size=ASKED_AT_ONCE)
-    path = cache_folder() / "retention" / f"{cache_key(engine, prompts, settings)}.npz"
-    if (found := read_cached(path)) is not None:
-        return found
+    numbers = tuple(number for one in sets for number in range(len(one)))
     with track("the base answers general prompts", len(prompts)) as advance:
-        answers = engine.sample(None, prompts, settings)
+        answers = engine.sample(None, prompts, replace(settings, numbers=numbers))
         advance(len(prompts))
     end = [renderer.stop_ids[0]] if renderer.stop_ids else []
     rows = [
-        answered(prompt, answer.token_ids + (end if answer.finished else []), number)
-        for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True), 1)
+        answered(prompt, answer.token_ids + (end if answer.finished else []), number + 1)
+        for prompt, answer, number in zip(prompts, answers, numbers, strict=True)
     ]
-    remembered = [
-        Remembered(row, rounded(base)) for row, base in zip(rows, engine.distributions(None, rows), strict=True)
-    ]
-    write_cached(path, remembered)
-    return remembered
+    return [Remembered(row, rounded(base)) for row, base in zip(rows, engine.distributions(None, rows), strict=True)]
 
 
 def prompt_tokens(renderer: Renderer, prompt: str) -> list[int]:

@@ -22,9 +22,10 @@ from residency.evals.retention import divergence_of
 from residency.evals.stats import bootstrap_ratio
 from residency.records import ScalePoint, ScaleResult
 
-SCALES = (1.0, 0.9, 0.75, 0.6, 0.5, 0.4, 0.25)
-ALWAYS = (1.0, 0.75, 0.5)
-"""Tried even where the tuned model is inside the budget, to show the trade-off."""
+SHOWN = (1.0, 0.75, 0.5, 0.25)
+"""Tried in this order until forgetting is inside the budget, the first three in any case, to show the trade-off."""
+BETWEEN = {0.75: 0.9, 0.5: 0.6, 0.25: 0.4}
+"""Tried where this scale is the first inside the budget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,23 +64,28 @@ def delta_of(engine: Engine, name: str, base: Mapping[str, torch.Tensor]) -> Del
 def sweep(
     delta: Delta, held_out: Sequence[Rendered], anchors: Sequence[Remembered], budget: float, *, take: bool
 ) -> ScaleResult:
-    """Tries SCALES from 1 down until forgetting is inside the budget, and proposes the largest that is; with `take`,
-    leaves the model there."""
+    """Tries scales from 1 down until forgetting, which grows with the scale, is inside the budget, then one more
+    between there and the scale before. Proposes the largest inside the budget; with `take`, leaves the model there."""
     began = time.monotonic()
     full = losses(delta, held_out, 1.0)
     points: list[ScalePoint] = []
-    for scale in SCALES:
-        inside = bool(points) and points[-1].divergence.value <= budget
-        if inside and scale not in ALWAYS:
-            continue
+    inside = None
+    for scale in SHOWN:
+        if inside is not None and scale == SHOWN[-1]:
+            break
         points.append(point(delta, held_out, anchors, scale, full))
+        if inside is None and points[-1].divergence.value <= budget:
+            inside = scale
+    if inside in BETWEEN:
+        points.append(point(delta, held_out, anchors, BETWEEN[inside], full))
+    points.sort(key=lambda one: one.scale)
     fitting = [one for one in points if one.divergence.value <= budget]
     proposed = max((one.scale for one in fitting), default=None)
     chosen = next((one for one in points if one.scale == proposed), None)
     taken = take and proposed is not None and proposed < 1
     if taken and proposed is not None:
         delta.set(proposed)
-    return ScaleResult(points=points[::-1], proposed=proposed, taken=taken, reason=reason(chosen, points[0], budget),
+    return ScaleResult(points=points, proposed=proposed, taken=taken, reason=reason(chosen, points[-1], budget),
                        seconds=time.monotonic() - began)  # fmt: skip
 
 
@@ -110,7 +116,7 @@ def adapter(delta: Delta) -> str | None:
 
 def reason(chosen: ScalePoint | None, full: ScalePoint, budget: float) -> str:
     if chosen is None:
-        return f"no adapter scale down to {SCALES[-1]:g} holds the budget of {budget:g}"
+        return f"no adapter scale down to {SHOWN[-1]:g} holds the budget of {budget:g}"
     if chosen.scale == 1:
         return "the tuned model is inside the budget as it is"
     return (

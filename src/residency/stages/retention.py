@@ -15,7 +15,7 @@ from residency.engine.divergence import Remembered
 from residency.engine.engine import FULL
 from residency.errors import DataError
 from residency.evals import canaries, memorised, retention
-from residency.evals.retention import general_prompts, prompt_tokens, remember, spread, without_overlap
+from residency.evals.retention import general_prompts, prompt_tokens, remember_sets, spread, without_overlap
 from residency.evals.scale import delta_of, sweep
 from residency.methods.keep import Keep
 from residency.records import RetentionResult, RunFolder
@@ -79,23 +79,19 @@ def remember_base(session: Session, prepared: Prepared) -> Memory | None:
     anchors, left_out = without_overlap(anchors, texts)
     replayed, _ = without_overlap(replayed if settings.replay else [], texts)
 
-    def asked(prompts: Sequence[Sequence[int]]) -> list[Remembered]:
+    def asked(sets: Sequence[Sequence[Sequence[int]]]) -> list[list[Remembered]]:
         # One seed for all runs: what a base says is cached once, whatever the run's own seed.
-        return remember(session.engine, session.renderer, prompts, longest=settings.answer_tokens, seed=0)
+        return remember_sets(session.engine, session.renderer, sets, longest=settings.answer_tokens, seed=0)
 
-    def asked_texts(prompts: Sequence[str]) -> list[Remembered]:
-        return asked([prompt_tokens(session.renderer, prompt) for prompt in prompts])
+    def as_turns(prompts: Sequence[str]) -> list[list[int]]:
+        return [prompt_tokens(session.renderer, prompt) for prompt in prompts]
 
     own = prepared.resolved.method.name == "sft"
-    sets = {
-        "anchors": asked_texts(anchors),
-        "task": asked(task_prompts(prepared.held_out or prepared.rows, share_of(settings.anchors, TASK_SHARE)))
-        if own
-        else [],
-        "must_keep": asked_texts(settings.must_keep),
-    }
+    task = task_prompts(prepared.held_out or prepared.rows, share_of(settings.anchors, TASK_SHARE)) if own else []
+    measured = asked([as_turns(anchors), task, as_turns(settings.must_keep)])
+    sets = dict(zip(("anchors", "task", "must_keep"), measured, strict=True))
     measured_until = time.monotonic()
-    replay = asked_texts(replayed)
+    [replay] = asked([as_turns(replayed)])
     replay_seconds = time.monotonic() - measured_until
     text = read_text(session, settings.general_text) if settings.general_text else []
     losses = retention.losses_of(session.engine, None, text) if text else np.zeros(0)

@@ -12,7 +12,14 @@ from residency.data.render import Renderer, renderer_for
 from residency.engine.engine import Engine
 from residency.engine.optim import StepSettings
 from residency.evals import retention
-from residency.evals.retention import divergence_of, general_prompts, prompt_tokens, remember, without_overlap
+from residency.evals.retention import (
+    divergence_of,
+    general_prompts,
+    prompt_tokens,
+    remember,
+    remember_sets,
+    without_overlap,
+)
 from residency.evals.scale import delta_of, sweep
 from tests.conftest import tiny_llama
 from tests.e2e.tiny import make_tokenizer
@@ -62,6 +69,19 @@ def test_what_is_remembered_is_cached_and_the_same_to_the_bit(
         np.testing.assert_array_equal(one.row.trained, two.row.trained)
         np.testing.assert_array_equal(one.base.logprobs, two.base.logprobs)
         np.testing.assert_array_equal(one.base.token_ids, two.base.token_ids)
+
+
+def test_sets_that_are_asked_together_answer_as_each_alone(
+    renderer: Renderer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = asked(renderer)
+    alone = [remember(engine(renderer), renderer, prompts[:2], seed=0), remember(engine(renderer), renderer, prompts)]
+    monkeypatch.setenv("RESIDENCY_CACHE", str(tmp_path))
+    together = remember_sets(engine(renderer), renderer, [prompts[:2], [], prompts], seed=0)
+    assert [len(one) for one in together] == [2, 0, len(prompts)]
+    for one, two in zip([*alone[0], *alone[1]], [*together[0], *together[2]], strict=True):
+        np.testing.assert_array_equal(one.row.input_ids, two.row.input_ids)
+        np.testing.assert_allclose(one.base.logprobs, two.base.logprobs, atol=2e-3)
 
 
 def test_another_base_or_other_prompts_are_asked_anew(
