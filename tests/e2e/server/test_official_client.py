@@ -41,7 +41,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield server.url()
 
 
-def tests_of(version: str) -> tuple[Path, Path]:
+def own_tests_of(version: str) -> tuple[Path, Path]:
     """The unpacked source package and a Python that has this version installed; made once."""
 
     def make(folder: Path) -> None:
@@ -55,7 +55,7 @@ def tests_of(version: str) -> tuple[Path, Path]:
 
 
 def outcome(version: str, url: str, *words: str) -> dict[str, int]:
-    source, python = tests_of(version)
+    source, python = own_tests_of(version)
     done = subprocess.run(
         [str(python), "-m", "pytest", "-W", "ignore", "-p", "no:cacheprovider", "-n", "2", "-q", *words],
         cwd=source, env=os.environ | {"TEST_API_BASE_URL": url}, capture_output=True, text=True, check=False,
