@@ -111,6 +111,17 @@ def top_k(outputs: torch.Tensor, head: nn.Linear | None) -> Distributions:
     return Distributions(np.concatenate(ids), np.concatenate(logprobs), np.concatenate(tails))
 
 
+@torch.no_grad()
+def logprobs_of(outputs: torch.Tensor, head: nn.Linear | None, tokens: NDArray[np.int64]) -> torch.Tensor:
+    """outputs as in `top_k`, tokens (outputs, choices). How likely each choice is, in nats, in memory of the CPU."""
+    found = []
+    for start in range(0, len(outputs), CHUNK_ROWS):
+        logits = _logits(outputs[start : start + CHUNK_ROWS], head)
+        ids = torch.from_numpy(tokens[start : start + CHUNK_ROWS]).to(logits.device)
+        found.append((logits.gather(1, ids) - logits.logsumexp(dim=1, keepdim=True)).cpu())
+    return torch.cat(found)
+
+
 def divergence(outputs: torch.Tensor, head: nn.Linear | None, base: Distributions) -> tuple[torch.Tensor, torch.Tensor]:
     """outputs as in `top_k`. Returns the summed KL(base || model) in nats (it carries the gradient), and without
     gradient each token's, shape (tokens,)."""

@@ -198,11 +198,13 @@ class Engine:
 
         return [Scores(-losses.numpy(), correct.numpy()) for losses, correct in self._within_memory(scored, rows)]
 
-    def next_logprobs(
-        self, adapter: str | None, prompts: Sequence[Sequence[int]], choices: Sequence[Sequence[int]], batch_size: int
+    def choices(
+        self, adapter: str | None, rows: Sequence[Rendered], tokens: Sequence[NDArray[np.int64]]
     ) -> list[NDArray[np.float32]]:
-        """How likely each prompt's own `choices` of a next token are behind it, in nats, shape (choices,) for each."""
-        return [one.numpy() for one in self._plain.next_logprobs(adapter, prompts, choices, batch_size)]
+        """How likely each of some tokens is at each of a row's trained places, in nats, without gradients: `tokens` of
+        each row and what is returned have the shape (trained, choices)."""
+        found = self._within_memory(lambda: self._plain.choices(adapter, rows, tokens, self._capacity), rows)
+        return [each.numpy() for each in found]
 
     # ---- retention
 

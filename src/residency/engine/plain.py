@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
@@ -16,7 +17,7 @@ from transformers import PreTrainedModel
 from residency.data.messages import Rendered
 from residency.engine import attention, lanes, lora, sampling
 from residency.engine.batch import Pack, Segment, collate, needed_length, plan_packs, split_evenly
-from residency.engine.divergence import Distributions, Remembered, divergence, join, top_k
+from residency.engine.divergence import Distributions, Remembered, divergence, join, logprobs_of, top_k
 from residency.engine.loss import linear_cross_entropy, logits_cross_entropy
 from residency.engine.sampling import SamplingSettings, held_once
 
@@ -103,6 +104,20 @@ class PlainPath:
         return found
 
     @torch.no_grad()
+    def choices(
+        self, adapter: str | None, rows: Sequence[Rendered], tokens: Sequence[NDArray[np.int64]], capacity: int
+    ) -> list[torch.Tensor]:
+        found: dict[int, torch.Tensor] = {}
+
+        def chosen(pack: Pack) -> torch.Tensor:
+            return logprobs_of(*self._outputs(pack), np.concatenate([tokens[i] for i in pack.rows]))
+
+        with self._active(adapter):
+            for pack, each in self._each(chosen, {adapter: rows}, capacity):
+                found |= {row: each[mine] for row, mine in _targets_of_rows(pack)}
+        return [found[row] for row in range(len(rows))]
+
+    @torch.no_grad()
     def distributions(self, adapter: str | None, rows: Sequence[Rendered], capacity: int) -> list[Distributions]:
         found: dict[int, Distributions] = {}
         with self._active(adapter):
@@ -126,31 +141,15 @@ class PlainPath:
         self, adapter: str | None, prompts: Sequence[Sequence[int]], settings: SamplingSettings
     ) -> Iterator[tuple[int, int]]:
         """`(index of the prompt, token id)` as they come, some prompts beside the others."""
-        yield from self._behind(sampling.stream, adapter, prompts, settings)
-
-    def next_logprobs(
-        self, adapter: str | None, prompts: Sequence[Sequence[int]], choices: Sequence[Sequence[int]], batch_size: int
-    ) -> list[torch.Tensor]:
-        found = [torch.empty(0)] * len(prompts)
-        settings = SamplingSettings(max_new_tokens=1, batch_size=batch_size)
-        for row, logprobs in self._behind(sampling.next_logprobs, adapter, prompts, settings):
-            found[row] = logprobs[list(choices[row])].cpu()
-        return found
-
-    def _behind(
-        self, work: Callable[..., Iterator[R]], adapter: str | None, prompts: Sequence[Sequence[int]],
-        settings: SamplingSettings,
-    ) -> Iterator[R]:  # fmt: skip
-        """What `work` (of `sampling`) yields, some prompts beside the others."""
         count = self._lanes(len(prompts))
         own = replace(settings, batch_size=-(-settings.batch_size // count))
         parts = split_evenly([len(prompt) for prompt in prompts], count)
         once = held_once(self.base, prompts, settings)
 
-        def beside(part: list[int]) -> Iterator[R]:
+        def beside(part: list[int]) -> Iterator[tuple[int, int]]:
             with self._autocast():
                 self.routing.segments = (Segment(adapter, 0, 0),)
-                yield from work(self.model, {i: prompts[i] for i in part}, own, once=once)
+                yield from sampling.stream(self.model, {i: prompts[i] for i in part}, own, once=once)
 
         attention.install(self.base, packed=once)
         with self._active(adapter):

@@ -88,15 +88,6 @@ def stream(
             batch.append(tokens)
 
 
-@torch.no_grad()
-def next_logprobs(
-    model: PreTrainedModel, prompts: Mapping[int, Sequence[int]], settings: SamplingSettings, *, once: bool = False
-) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yields `(number of the prompt, what comes next)`: the log-probability of each token, shape (vocabulary,)."""
-    for batch in _batches(model, prompts, settings, once):
-        yield from zip(batch.rows, batch.logits().float().log_softmax(dim=-1), strict=True)
-
-
 def _batches(
     model: PreTrainedModel, prompts: Mapping[int, Sequence[int]], settings: SamplingSettings, once: bool
 ) -> Iterator[_Batch]:

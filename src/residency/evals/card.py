@@ -61,8 +61,7 @@ class Asked:
 
     def margins(self, probes: Sequence[Probe], chosen: Sequence[Trained]) -> list[float]:
         whole = [chosen[one.behaviour].sort == "text" and one.kind != "neighbours" for one in probes]
-        return margins(self.engine, self.adapter, self.renderer, probes, whole=whole,
-                       batch_size=self.settings.batch_size)  # fmt: skip
+        return margins(self.engine, self.adapter, self.renderer, probes, whole=whole)
 
 
 def plan(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple, cast
+from typing import cast
 
 import numpy as np
 
@@ -19,18 +19,9 @@ from residency.progress import track
 CARD = Origin("card", 1)
 
 
-class Parting(NamedTuple):
-    """Where two answers part: the tokens before, and what comes next in either."""
-
-    prompt: tuple[int, ...]
-    right: int
-    wrong: int
-
-
 def margins(
-    engine: Engine, adapter: str | None, renderer: Renderer, probes: Sequence[Probe], *, whole: Sequence[bool],
-    batch_size: int,
-) -> list[float]:  # fmt: skip
+    engine: Engine, adapter: str | None, renderer: Renderer, probes: Sequence[Probe], *, whole: Sequence[bool]
+) -> list[float]:
     """By how much `answer` is likelier than the best of `others`, in nats.
 
     They are compared at the first token where two part: it is there that a model which writes word by word decides, and
@@ -42,21 +33,25 @@ def margins(
     entire = [i for i, each in enumerate(whole) if each]
     for i, means in zip(entire, mean_logprobs(engine, adapter, [asked[i] for i in entire]), strict=True):
         found[i] = means[0] - max(means[1:])
-    parting = {i: partings(asked[i]) for i, each in enumerate(whole) if not each}
-    differences = iter(choices(engine, adapter, [one for each in parting.values() for one in each], batch_size))
-    for i, each in parting.items():
-        found[i] = min(next(differences) for _ in each)
+    parting = [i for i, each in enumerate(whole) if not each]
+    for i, margin in zip(parting, choices(engine, adapter, [asked[i] for i in parting]), strict=True):
+        found[i] = margin
     return [float(each) for each in found]
 
 
-def choices(engine: Engine, adapter: str | None, parting: Sequence[Parting], batch_size: int) -> list[float]:
-    """By how much the right token is likelier than the wrong one, in nats. No prompt passes through the model twice."""
-    tokens: dict[tuple[int, ...], list[int]] = {}
-    for one in parting:
-        tokens.setdefault(one.prompt, []).extend((one.right, one.wrong))
-    found = engine.next_logprobs(adapter, list(tokens), list(tokens.values()), batch_size)
-    pairs = {prompt: iter(logprobs.reshape(-1, 2)) for prompt, logprobs in zip(tokens, found, strict=True)}
-    return [float(np.subtract(*next(pairs[one.prompt]))) for one in parting]
+def choices(engine: Engine, adapter: str | None, asked: Sequence[Sequence[Rendered]]) -> list[float]:
+    """By how much the right token is likelier than the likeliest wrong one where they part, in nats: the least of it
+    over the places. All of those stand in the right answer, which passes through the model once."""
+    parting = [partings(rows) for rows in asked]
+    most = max((len(wrong) for places in parting for wrong in places.values()), default=0)
+    rows, tokens = [], []
+    for (right, *_), places in zip(asked, parting, strict=True):
+        where = sorted(places)
+        rows.append(replace(right, trained=np.isin(np.arange(len(right)), where)))
+        wrong = [places[at] + places[at][:1] * (most - len(places[at])) for at in where]
+        tokens.append(np.column_stack([right.input_ids[where], wrong]).astype(np.int64))
+    found = engine.choices(adapter, rows, tokens)
+    return [float((each[:, 0] - each[:, 1:].max(axis=1)).min()) for each in found]
 
 
 def mean_logprobs(engine: Engine, adapter: str | None, asked: Sequence[Sequence[Rendered]]) -> Iterator[list[float]]:
@@ -89,15 +84,15 @@ def candidates(last: Renderer, probe: Probe) -> list[Rendered]:
     ]
 
 
-def partings(rows: Sequence[Rendered]) -> list[Parting]:
-    """Of the right answer, which comes first, and each other one."""
+def partings(rows: Sequence[Rendered]) -> dict[int, list[int]]:
+    """Where the right answer, which comes first, parts from the others, and what they say there instead."""
     right, *others = (row.input_ids for row in rows)
-    found = []
+    found: dict[int, list[int]] = {}
     for other in others:
         length = min(len(right), len(other))
         same = right[:length] == other[:length]
         place = length - 1 if same.all() else int(same.argmin())
-        found.append(Parting(tuple(right[:place].tolist()), int(right[place]), int(other[place])))
+        found.setdefault(place, []).append(int(other[place]))
     return found
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from residency import durable
@@ -112,7 +113,12 @@ def remember_sets(
     are answered together. Call before anything is trained.
     """
     settings = SamplingSettings(longest, renderer.stop_ids, temperature=1.0, seed=seed, batch_size=ASKED_AT_ONCE)
-    paths = [cache_folder() / "retention" / f"{cache_key(engine, prompts, settings)}.npz" for prompts in sets]
+    if not any(sets):
+        return [[] for _ in sets]
+    base = engine.base_fingerprint()
+    paths = [
+        cache_folder() / "retention" / f"{cache_key(base, engine.autocast, prompts, settings)}.npz" for prompts in sets
+    ]
     known = [read_cached(path) if prompts else [] for prompts, path in zip(sets, paths, strict=True)]
     asked = [place for place, one in enumerate(known) if one is None]
     answers = iter(answered_by_base(engine, renderer, [sets[place] for place in asked], settings))
@@ -162,8 +168,10 @@ def rounded(base: Distributions) -> Distributions:
     )
 
 
-def cache_key(engine: Engine, prompts: Sequence[Sequence[int]], settings: SamplingSettings) -> str:
-    what = [engine.base_fingerprint(), str(engine.autocast), [list(map(int, p)) for p in prompts], TOP_K]
+def cache_key(
+    base: str, autocast: torch.dtype | None, prompts: Sequence[Sequence[int]], settings: SamplingSettings
+) -> str:
+    what = [base, str(autocast), [list(map(int, p)) for p in prompts], TOP_K]
     return hashlib.sha256(json.dumps([*what, repr(settings)]).encode()).hexdigest()[:32]
 
 

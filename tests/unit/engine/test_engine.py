@@ -53,6 +53,18 @@ def test_logprobs_are_those_of_the_plain_model() -> None:
         assert score.correct.tolist() == (logits[trained].argmax(1) == ids[1:][trained]).tolist()
 
 
+def test_chosen_tokens_are_as_likely_as_in_the_plain_model() -> None:
+    rows = random_rows(6)
+    random = np.random.default_rng(0)
+    tokens = [random.integers(0, 300, (int(row.trained.sum()), 3)) for row in rows]
+    found = Engine(tiny_llama(), micro_batch_tokens=64).choices(None, rows, tokens)
+    for row, asked, one in zip(rows, tokens, found, strict=True):
+        with torch.no_grad():
+            logits = tiny_llama()(torch.from_numpy(row.input_ids).long()[None]).logits[0, :-1]
+        plain = logits[torch.from_numpy(row.trained)[1:]].log_softmax(dim=-1).gather(1, torch.from_numpy(asked))
+        np.testing.assert_allclose(one, plain, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("config", [LORA, DROPOUT], ids=["plain", "dropout"])
 def test_the_base_is_the_untuned_model_whatever_was_added(config: LoraConfig) -> None:
     rows, engine = random_rows(4), lora_engine(config)

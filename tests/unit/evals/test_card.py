@@ -113,7 +113,7 @@ def test_a_margin_is_the_difference_of_logits_where_the_answers_part(base: Asked
     probe = Probe(
         behaviour=0, kind="trained", source="row", messages=talk, text="", answer="fire", others=["fine", "sky"]
     )
-    found = margins(base.engine, None, renderer, [probe], whole=[False], batch_size=8)[0]
+    found = margins(base.engine, None, renderer, [probe], whole=[False])[0]
     by_hand = []
     right = candidates(renderer, probe)[0].input_ids
     for other in candidates(renderer, probe)[1:]:
@@ -131,8 +131,9 @@ def test_a_bare_prompt_has_no_token_of_the_template(renderer: Renderer) -> None:
     for row in candidates(renderer, probe):
         assert "<|im_start|>" not in renderer.tokenizer.decode(row.input_ids)
         assert row.trained.any()
-    [parting] = partings(candidates(renderer, probe))
-    assert renderer.tokenizer.decode(parting.prompt) == "Question: red 1\nAnswer:"
+    right = candidates(renderer, probe)[0].input_ids
+    [place] = partings(candidates(renderer, probe))
+    assert renderer.tokenizer.decode(right[:place]) == "Question: red 1\nAnswer:"
 
 
 def test_a_command_holds_where_its_text_is_right() -> None:
