@@ -126,13 +126,13 @@ def some_lines(source: Path, target: Path, count: int) -> Path:
 def test_the_starter_model_learns_the_demo_through_the_official_clients(
     command: Command, smart_home: Path, tmp_path: Path
 ) -> None:
-    """100 steps of 8 rows at about 2e-3, on sentences that it has not seen."""
-    train = some_lines(smart_home / "train.jsonl", tmp_path / "train.jsonl", 800)
+    """All rows once, 8 at a time at about 2e-3; asked are sentences that it has not seen."""
+    train = smart_home / "train.jsonl"
     test = some_lines(smart_home / "test.jsonl", tmp_path / "test.jsonl", 40)
     with serve(tmp_path / "home", "--alias", f"gpt-4o-mini*={STARTER_ID}") as server:
         outcome = Outcome(said_by(command(train, test, 1, 8, 4.0), server.url()))
-    assert_as_openai_does_it(outcome, steps=100)
+    assert_as_openai_does_it(outcome, steps=-(-len(train.read_text().splitlines()) // 8))
     assert outcome.answer == outcome.wanted
     untuned, tuned = outcome.right["gpt-4o-mini-2024-07-18"], outcome.right[outcome.model]
     assert untuned == (0, 40)
-    assert tuned[0] >= 20, "it answers most right, to the letter"
+    assert tuned[0] >= 34, "it answers right, to the letter"
