@@ -6,9 +6,11 @@
 
 The grid doubles from a sixteenth of the formula's rate to 32 times of it, a rung beyond the search at either end; each
 rate is trained to the end. The search's choice is held against the grid's best by the final held-out loss. Full
-fine-tuning too, for the ratio of the best rates (by a parabola through the best three of the grid). Every part is
-written when it is done, and a second call goes on with the rest; `--minutes` starts no part after that time. The
-parts of full fine-tuning take longest and come first.
+fine-tuning too, for the ratio of the best rates (by a parabola through the best three of the grid).
+
+A task, a seed and a kind make a part; its cells are the search and the grid, which for full fine-tuning, where rates
+cannot be trained side by side, is a cell a rate. Every cell is written when it is done, a part when it has all of its
+cells, and a second call goes on with the rest; `--minutes` starts no cell after that time. The longest come first.
 """
 
 from __future__ import annotations
@@ -18,6 +20,9 @@ import json
 import math
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -68,26 +73,49 @@ def main() -> None:
     if options.cool_down:
         arms.COOL_DOWN_SHARE, arms.LONGEST_COOL_DOWN_SHARE = options.cool_down, 1.0
     before = read_all([*options.merge, options.out], "conditions")
-    done: dict[str, Any] = {name: one for file in before for name, one in file["parts"].items()}
+    done: dict[str, Any] = {name: one for file in before for name, one in file.get("cells", {}).items()}
     if options.merge:
         write(options.out, before[0]["conditions"], done)
         return
     began = time.monotonic()
-    cells = [(task, seed, kind) for kind in ("full", "lora") for task in options.tasks
-             for seed in (options.seeds if kind == "lora" else options.full_seeds)]  # fmt: skip
-    for task, seed, kind in share_of(cells, options.share):
-        name = f"{task}/{seed}/{kind}"
-        if name in done or time.monotonic() - began > 60 * options.minutes:
+    for cell in share_of(cells_of(options), options.share):
+        if cell.name in done or time.monotonic() - began > 60 * options.minutes:
             continue
-        done[name] = part(task, seed, kind, options)
+        done[cell.name] = measure(cell, options)
         write(options.out, conditions(options), done)
-        said = ("chosen", "best", "above_best", "seconds", "seconds_of")
-        print(name, json.dumps({key: done[name][key] for key in said}), flush=True)
-    print(json.dumps(summary(done), indent=2))
+        print(cell.name, json.dumps(done[cell.name]), flush=True)
+    print(json.dumps(summary(parts_of(done)), indent=2))
+
+
+@dataclass(frozen=True)
+class Cell:
+    task: str
+    seed: int
+    kind: str
+    what: str
+    """`search`, `grid`, or one rate of the grid as its doublings above the formula's."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}/{self.seed}/{self.kind}/{self.what}"
+
+
+POWERS = [str(power) for power in range(LOWEST, HIGHEST + 1)]
+CELLS = {"full": ["search", *POWERS], "lora": ["search", "grid"]}
+"""What a part of each kind consists of."""
+
+
+def cells_of(options: argparse.Namespace) -> list[Cell]:
+    """The searches of full fine-tuning take longest."""
+    seeds = {"full": options.full_seeds, "lora": options.seeds}
+    kinds = [("full", ["search"]), ("lora", CELLS["lora"]), ("full", POWERS)]
+    return [Cell(task, seed, kind, what) for kind, whats in kinds for seed in seeds[kind] for task in options.tasks
+            for what in whats]  # fmt: skip
 
 
 def write(out: Path, conditions: dict[str, Any], done: dict[str, Any]) -> None:
-    durable.write_json(out, {"conditions": conditions, "summary": summary(done), "parts": done})
+    parts = parts_of(done)
+    durable.write_json(out, {"conditions": conditions, "summary": summary(parts), "parts": parts, "cells": done})
 
 
 def conditions(options: argparse.Namespace) -> dict[str, Any]:
@@ -96,37 +124,54 @@ def conditions(options: argparse.Namespace) -> dict[str, Any]:
     return own | {"doublings_around_the_formula": [LOWEST, HIGHEST]} | versions()
 
 
-def part(task: str, seed: int, kind: str, options: argparse.Namespace) -> dict[str, Any]:
-    began = time.monotonic()
-    rows = rendered(
-        task, seed, BATCH * options.steps // 2 + HELD_OUT, renderer_for(load_tokenizer(Model(id=options.model)))
-    )
-    train_rows, held_out = rows[HELD_OUT:], rows[:HELD_OUT]
-    settings = Train[Any](epochs=2.0, max_steps=options.steps, batch_size=BATCH, micro_batch_tokens=16384,
-                          learning_rate=1e-3, seed=seed, eval_every_steps=options.steps, patience=None,
-                          save_every_steps=options.steps)  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        engine = new_engine(kind, options)
-        centre, loaded = formula(engine, kind, options.steps), time.monotonic()
-        found = searched(engine, kind, centre, settings, train_rows, held_out, Path(folder) / "search")
-        del engine
-        release()
-        searched_at = time.monotonic()
-        engine = new_engine(kind, options)
-        grid = exhaustive(engine, kind, centre, settings, train_rows, held_out, Path(folder) / "grid")
-        del engine
-        release()
-    ended = time.monotonic()
+def parts_of(done: dict[str, Any]) -> dict[str, Any]:
+    """Those of which every cell is there."""
+    names = list(dict.fromkeys(name.rpartition("/")[0] for name in done))
+    whole = {name: [done.get(f"{name}/{what}") for what in CELLS[name.rpartition("/")[2]]] for name in names}
+    return {name: part(*cells) for name, cells in whole.items() if all(cells)}
+
+
+def part(search: dict[str, Any], *grids: dict[str, Any]) -> dict[str, Any]:
+    grid = {rate: loss for one in grids for rate, loss in one["losses"]}
     finite = {rate: loss for rate, loss in grid.items() if loss is not None}
-    best, chosen = min(finite, key=lambda rate: finite[rate]), found["chosen"]
-    return found | {
-        "formula": centre, "grid": {f"{rate:.2g}": loss for rate, loss in grid.items()}, "best": best,
+    best, chosen = min(finite, key=lambda rate: finite[rate]), search["chosen"]
+    return {key: value for key, value in search.items() if key != "seconds"} | {
+        "grid": {f"{rate:.2g}": loss for rate, loss in grid.items()}, "best": best,
         "best_between": between(finite), "chosen_loss": grid[chosen], "best_loss": finite[best],
-        "above_best": None if grid[chosen] is None else grid[chosen] / finite[best] - 1,  # type: ignore[operator]
-        "seconds": round(ended - began, 1),
-        "seconds_of": {"loading": round(loaded - began, 1), "search": round(searched_at - loaded, 1),
-                       "grid": round(ended - searched_at, 1)},
+        "above_best": None if grid[chosen] is None else grid[chosen] / finite[best] - 1,
+        "seconds_of": {"search": search["seconds"], "grid": round(sum(one["seconds"] for one in grids), 1)},
     }  # fmt: skip
+
+
+def measure(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
+    began = time.monotonic()
+    rows = rows_of(cell.task, cell.seed, BATCH * options.steps // 2 + HELD_OUT, options.model)
+    settings = Train[Any](epochs=2.0, max_steps=options.steps, batch_size=BATCH, micro_batch_tokens=16384,
+                          learning_rate=1e-3, seed=cell.seed, eval_every_steps=options.steps, patience=None,
+                          save_every_steps=options.steps)  # fmt: skip
+    engine = new_engine(cell.kind, options)
+    centre, held_out, loaded = formula(engine, cell.kind, options.steps), rows[:HELD_OUT], time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        search = search_of(engine, settings, rows[HELD_OUT:], held_out, cell.kind, Path(folder))
+        if cell.what == "search":
+            found = {"formula": centre} | searched(search, cell.kind, centre)
+        else:
+            powers = POWERS if cell.what == "grid" else [cell.what]
+            found = {"losses": exhaustive(search, cell.kind, [two_digits(centre * 2.0 ** int(one)) for one in powers])}
+    del engine, search
+    release()
+    ended = time.monotonic()
+    return found | {"loading_seconds": round(loaded - began, 1), "seconds": round(ended - loaded, 1)}
+
+
+@cache
+def rows_of(task: str, seed: int, count: int, model: str) -> list[Rendered]:
+    return rendered(task, seed, count, renderer_for(load_tokenizer(Model(id=model))))
+
+
+def two_digits(rate: float) -> float:
+    """As a search writes its candidates."""
+    return float(f"{rate:.2g}")
 
 
 def new_engine(kind: str, options: argparse.Namespace) -> Engine:
@@ -167,16 +212,7 @@ def search_of(
     return Search(engine, rows, held_out, settings, RunFolder(folder), add_arm if kind == "lora" else lambda name: None)
 
 
-def searched(
-    engine: Engine,
-    kind: str,
-    centre: float,
-    settings: Any,
-    rows: list[Rendered],
-    held_out: list[Rendered],
-    folder: Path,
-) -> dict[str, Any]:  # fmt: skip
-    search = search_of(engine, settings, rows, held_out, kind, folder)
+def searched(search: Search, kind: str, centre: float) -> dict[str, Any]:
     rates = ladder(centre)
     winner = search_one_by_one(search, rates, centre) if kind == "full" else search_side_by_side(search, rates)
     return {
@@ -187,31 +223,15 @@ def searched(
     }
 
 
-def exhaustive(
-    engine: Engine,
-    kind: str,
-    centre: float,
-    settings: Any,
-    rows: list[Rendered],
-    held_out: list[Rendered],
-    folder: Path,
-) -> dict[float, float | None]:  # fmt: skip
-    """The final held-out loss of each rate; None where it was lost."""
-    search = search_of(engine, settings, rows, held_out, kind, folder)
-    rates = [float(f"{centre * 2.0**power:.2g}") for power in range(LOWEST, HIGHEST + 1)]
+def exhaustive(search: Search, kind: str, rates: list[float]) -> list[tuple[float, float | None]]:
+    """The final held-out loss of each rate; None where it was lost. Only one rate fits a full set of weights."""
     arms = [new_arm(search, f"candidate-{number}", rate) for number, rate in enumerate(rates)]
-    if kind == "lora":
-        for arm in arms:
-            search.add_arm(arm.name)
-        run_to_end(engine, arms)
-        return {arm.rate: final_loss(engine, arm, held_out) for arm in arms}
-    start, found = engine.snapshot(FULL), {}
     for arm in arms:
-        arm.engine_name = FULL
-        engine.put_back({FULL: start})
-        run_to_end(engine, [arm])
-        found[arm.rate] = final_loss(engine, arm, held_out)
-    return found
+        if kind == "full":
+            arm.engine_name = FULL
+        search.add_arm(arm.name)
+    run_to_end(search.engine, arms)
+    return [(arm.rate, final_loss(search.engine, arm, search.held_out)) for arm in arms]
 
 
 def run_to_end(engine: Engine, arms: list[Arm]) -> None:
@@ -224,7 +244,7 @@ def run_to_end(engine: Engine, arms: list[Arm]) -> None:
             return
 
 
-def final_loss(engine: Engine, arm: Arm, held_out: list[Rendered]) -> float | None:
+def final_loss(engine: Engine, arm: Arm, held_out: Sequence[Rendered]) -> float | None:
     loss = score(engine, arm.engine_name, held_out).mean
     return loss if arm.failure is None and math.isfinite(loss) else None
 
@@ -253,6 +273,7 @@ def summary(parts: dict[str, Any]) -> dict[str, Any]:
         "parts": len(parts),
         "within_5_percent": sum(value is not None and value <= SEARCHED_WITHIN - 1 for value in above.values()),
         "within_1_percent": sum(value is not None and value <= 0.01 for value in above.values()),
+        "lora_within_5_percent": sum(value is not None and value <= SEARCHED_WITHIN - 1 for value in lora),
         "lora_worst_above_best": None if None in lora or not lora else max(lora),
         "worst_above_best_nats": max(nats, default=None),
         "diverged_choices": sum(value is None for value in above.values()),

@@ -1,25 +1,24 @@
 """Does the predicted gain of twice the rows cover the measured one? Twenty pilots on the starter model.
 
-    python bench/science/pilots.py [--pilots 20] [--rows 128] [--workers 6] [--model smollm2-135m] [--out FILE]
-    CUDA_VISIBLE_DEVICES=1 python bench/science/pilots.py --share 1/4 --workers 5 --out share-1.json
+    python bench/science/pilots.py [--pilots 20] [--rows 128] [--model smollm2-135m] [--minutes 8] [--out FILE]
+    CUDA_VISIBLE_DEVICES=1 python bench/science/pilots.py --share 1/4 --out share-1.json
     python bench/science/pilots.py --merge share-*.json
 
-A pilot trains nested subsets of --rows rows (1/8 with two seeds, 1/4, 1/2, all), forecasts twice the rows, then trains
-on twice the rows and measures, all on the same untouched test. Five tasks take turns, each time with other rows. Writes
-one JSON file after each pilot: forecast, measured gain, whether the interval covers it, and the coverage so far, over
-all pilots and over those whose forecast was not refused. What is in that file already is not run again.
+A pilot trains nested subsets of --rows rows (1/8 with two seeds, 1/4, 1/2, all) and twice the rows side by side on one
+base, forecasts twice the rows from the subsets, and measures all on the same untouched test. Five tasks take turns,
+each time with other rows. Pilots follow each other on the same base, and `--minutes` begins none after that time.
+Writes one JSON file after each pilot: forecast, measured gain, whether the interval covers it, and the coverage so far,
+over all pilots and over those whose forecast was not refused. What is in that file already is not run again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,12 @@ import worlds
 from shares import add_options, read_all, share_of
 
 from residency import durable
+from residency.advisor.pilots import measure_subsets, nested, prepare_whole
+from residency.advisor.scaling import forecast
+from residency.data.validate import load_examples
 from residency.models.load import versions
+from residency.records import RunFolder
+from residency.stages.base import Base
 
 TASKS = {
     "smart-home": (worlds.smart_home, [{"type": "json_match"}]),
@@ -41,24 +45,14 @@ RESULTS = worlds.ROOT / "bench" / "results" / "pilots.json"
 CLAIMED = 0.8
 
 
-@dataclass(frozen=True)
-class Plan:
-    task: str
-    seed: int
-    rows: int
-    test_rows: int
-    threads: int
-    model: str
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pilots", type=int, default=20)
     parser.add_argument("--rows", type=int, default=128)
     parser.add_argument("--test-rows", type=int, default=200)
-    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--out", type=Path, default=RESULTS)
     add_options(parser)
     options = parser.parse_args()
@@ -66,21 +60,16 @@ def main() -> int:
     found = list({(one["task"], one["seed"]): one for file in before for one in file["pilots"]}.values())
     if options.merge:
         return written(options.out, before[0]["conditions"], found)
-    names = list(TASKS)
-    worlds.smart_home(1, 0)  # makes the demo's data once, before the workers need them
-    plans = [
-        Plan(names[number % len(names)], number, options.rows, options.test_rows, options.threads, options.model)
-        for number in range(options.pilots)
-    ]
+    began, names, base = time.monotonic(), list(TASKS), Base()
     known = {(one["task"], one["seed"]) for one in found}
-    plans = [plan for plan in share_of(plans, options.share) if (plan.task, plan.seed) not in known]
     conditions = {"model": options.model, "rows": options.rows, "test_rows": options.test_rows} | versions()
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.workers, mp_context=context) as pool:
-        for done in as_completed([pool.submit(pilot, plan) for plan in plans]):
-            found.append(done.result())
-            print(json.dumps(found[-1]), flush=True)
-            written(options.out, conditions, found)
+    for seed in share_of(range(options.pilots), options.share):
+        task = names[seed % len(names)]
+        if (task, seed) in known or time.monotonic() - began > 60 * options.minutes:
+            continue
+        found.append(pilot(task, seed, base, options))
+        print(json.dumps(found[-1]), flush=True)
+        written(options.out, conditions, found)
     return written(options.out, conditions, found)
 
 
@@ -92,43 +81,36 @@ def written(out: Path, conditions: dict[str, Any], found: list[dict[str, Any]]) 
     return 0 if covered["all"] >= CLAIMED else 1
 
 
-def pilot(plan: Plan) -> dict[str, Any]:
+def pilot(task: str, seed: int, base: Base, options: argparse.Namespace) -> dict[str, Any]:
     """Forecast and truth of one task, in a folder that is thrown away."""
-    from residency import pipeline
-    from residency.advisor.pilots import measure_subset, run_pilots
-    from residency.config.load import load_run
-    from residency.records import RunFolder
-    from residency.stages.survey import estimate
-
     began = time.monotonic()
-    make, graders = TASKS[plan.task]
-    rows = make(2 * plan.rows + plan.test_rows, plan.seed)
-    test, train = rows[: plan.test_rows], rows[plan.test_rows :]
+    make, graders = TASKS[task]
+    rows = make(2 * options.rows + options.test_rows, seed)
+    test, train = rows[: options.test_rows], rows[options.test_rows :]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        worlds.write(folder / "train.jsonl", train[: plan.rows])
+        worlds.write(folder / "train.jsonl", train[: options.rows])
+        worlds.write(folder / "twice.jsonl", train)
         worlds.write(folder / "test.jsonl", test)
         run_file = folder / "run.yaml"
         run_file.write_text(json.dumps({
-            "model": {"id": plan.model}, "data": {"train": "train.jsonl", "eval": None, "test": "test.jsonl"},
-            "eval": {"graders": graders, "batch_size": 100}, "speed": {"threads": plan.threads},
+            "model": {"id": options.model},
+            "data": {"train": "train.jsonl", "eval": None, "test": "test.jsonl"},
+            "eval": {"graders": graders, "batch_size": 100}, "speed": {"threads": options.threads},
         }))  # fmt: skip
         record = RunFolder(folder)
-
-        def train_run(config: Any, runs: Path, resume: bool) -> RunFolder:
-            return pipeline.run(config, runs, resume=resume)
-
-        forecast = run_pilots(run_file, record, train_run, times=2.0, untuned=0.0)
-        config = load_run(run_file)
-        lines = [json.dumps(row) + "\n" for row in train]
-        doubled = measure_subset(config, estimate(config).resolved, lines, 0, record, train_run)
+        whole = prepare_whole(run_file, record, base)
+        twice = replace(whole, rows=whole.renderer.render_all(load_examples(str(folder / "twice.jsonl")).examples))
+        subsets = [*nested(options.rows), (2 * options.rows, 0)]
+        *points, doubled = measure_subsets(twice, subsets, record, base)
+    found = forecast(points, times=2.0, untuned=0.0)
     share = sum(doubled.passed) / len(doubled.passed)
-    measured = share - forecast.shares[plan.rows].value
+    measured = share - found.shares[options.rows].value
     return {
-        "task": plan.task, "seed": plan.seed, "shares": {size: one.value for size, one in forecast.shares.items()}
-        | {2 * plan.rows: share}, "forecast": forecast.gain.model_dump(exclude={"version"}),
-        "measured": measured, "covered": forecast.gain.low <= measured <= forecast.gain.high,
-        "refused": forecast.refused, "seconds": round(time.monotonic() - began, 1),
+        "task": task, "seed": seed, "shares": {size: one.value for size, one in found.shares.items()}
+        | {2 * options.rows: share}, "forecast": found.gain.model_dump(exclude={"version"}),
+        "measured": measured, "covered": found.gain.low <= measured <= found.gain.high,
+        "refused": found.refused, "seconds": round(time.monotonic() - began, 1),
     }  # fmt: skip
 
 

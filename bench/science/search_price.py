@@ -10,6 +10,9 @@ end, measurements and checkpoints included, loading excluded; on a CPU that othe
 each candidate alone for the steps it was trained in the search, and compares its losses step by step. What such a
 comparison can show is bounded by rounding: so the one run is made twice more, again as it is and with its rows in
 smaller passes, and compared with itself. Each case is written when it is done.
+
+`--price-alone` times the run's first half, then the search, then the rest, which both have in common: on a processor to
+the bit. The search stands between the halves, so that a machine that slows down meanwhile changes the price little.
 """
 
 from __future__ import annotations
@@ -23,8 +26,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +45,13 @@ from residency.data.validate import load_examples
 from residency.engine.adapters import ADAPTER, peft_config
 from residency.engine.engine import Engine
 from residency.engine.optim import StepSettings
-from residency.methods import sft
+from residency.errors import Interrupted
+from residency.methods import passes, sft
 from residency.models.load import load_model, load_tokenizer, versions
 from residency.records import RunFolder
 from residency.search.arms import Arm, train_step
-from residency.search.halving import Search, new_arm, search_side_by_side
-from residency.search.ladder import ladder
+from residency.search.halving import Search, marks, new_arm, search_side_by_side
+from residency.search.ladder import BELOW, ladder
 from residency.search.learning_rate import promote
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,7 +72,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--merge", nargs="+", type=Path, default=[], metavar="FILE")
     parser.add_argument(
-        "--price-alone", action="store_true", help="the search and one run, and no comparison of losses"
+        "--price-alone", action="store_true", help="half a run, the search and the rest, and no comparison of losses"
     )
     parser.add_argument("--profile", action="store_true", help="print where the search spends its time on the host")
     options = parser.parse_args()
@@ -120,6 +125,11 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
     rates = ladder(RANDOM_CENTRE if case != "demo" else formula(engine, options.steps))
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder) / "searched")
+        if options.price_alone:
+            first_half = timed_half(engine, rates[BELOW], settings, rows, held_out, Path(folder) / "half")
+            engine = fresh(case, options, engine)
+            one = searched(engine, rates, settings, rows, held_out, run)
+            return prices(one, first_half + one.rest) | {"steps": options.steps, "conditions": measured_on}
         with cProfile.Profile() if options.profile else nullcontext() as profile:
             one = searched(engine, rates, settings, rows, held_out, run)
         if profile:
@@ -130,8 +140,6 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
         at_its_rate = settings.model_copy(update={"learning_rate": one.rate})
         alone_took = timed(lambda: sft.train(engine, ADAPTER, rows, held_out, at_its_rate, alone))
         found = prices(one, alone_took) | {"steps": options.steps, "conditions": measured_on}
-        if options.price_alone:
-            return found
         winner_differs = largest_difference(losses(run), losses(alone))
         by_rounding = {}
         for what, tokens in (("again", engine.micro_batch_tokens), ("in smaller passes", SMALL_PASS_TOKENS)):
@@ -148,6 +156,24 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
         "same_steps_one_after_another_seconds": sequential, "winner_loss_differs_by": winner_differs,
         "one_run_differs_from_itself_by": by_rounding, "candidates_loss_differs_by": differs,
     }  # fmt: skip
+
+
+def timed_half(
+    engine: Engine, rate: float, settings: Any, rows: list[Rendered], held_out: list[Rendered], folder: Path
+) -> Timed:
+    """One run up to the step where a search ends, its checkpoint included. At any rate it takes as long."""
+    run, end, steps = RunFolder(folder), marks(settings.max_steps)[-1][0], count(1)
+    run.path.mkdir()
+    settings = settings.model_copy(update={"learning_rate": rate})
+
+    def asked_to_stop() -> str | None:
+        return "half of the run" if next(steps) == end else None
+
+    def half() -> None:
+        with suppress(Interrupted):
+            passes.alone(sft.training(engine, ADAPTER, rows, held_out, settings, run, asked_to_stop=asked_to_stop))
+
+    return timed(half)
 
 
 def prices(one: Searched, alone: Timed) -> dict[str, Any]:
@@ -217,7 +243,10 @@ def fresh(case: str, options: argparse.Namespace, engine: Engine) -> Engine:
 
 
 def warm_up(engine: Engine, rows: list[Rendered]) -> None:
-    """Kernels are compiled on first use, once for a machine."""
+    """Kernels are compiled on first use, once for a machine; a processor has none to compile."""
+    if engine.device.type == "cpu":
+        engine.forward_backward({ADAPTER: rows[:BATCH]})
+        return
     for number in range(7):
         engine.add_adapter(f"warm-{number}", peft_config(LORA, str(engine.model.name_or_path)))
         names = [ADAPTER, *(f"warm-{n}" for n in range(number + 1))]

@@ -12,7 +12,7 @@ from residency import pipeline
 from residency.config.model import RunConfig
 from residency.errors import ConfigError
 from residency.records import RunFolder, SearchResult
-from residency.search import halving
+from residency.search import halving, race
 from tests.integration.process import FULL, configure, finish, kinds, start, train, wait_for
 
 STEPS = 30
@@ -123,3 +123,14 @@ def test_without_held_out_rows_there_is_nothing_to_choose_by(folder: Path, tmp_p
     with pytest.raises(ConfigError, match="held-out rows") as caught:
         pipeline.run(RunConfig.model_validate(settings), tmp_path)
     assert caught.value.param == "data.eval"
+
+
+@pytest.mark.slow
+def test_candidates_are_put_back_from_disk_where_memory_has_no_room(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_memory = pipeline.run(config(folder, FULL), tmp_path / "memory")
+    monkeypatch.setattr(race, "available_bytes", lambda device: 0)
+    on_disk = pipeline.run(config(folder, FULL), tmp_path / "disk")
+    assert [one.scores for one in result(on_disk).candidates] == [one.scores for one in result(in_memory).candidates]
+    assert losses(on_disk) == losses(in_memory)

@@ -89,16 +89,11 @@ def give(
     if pilots and found.proposal is None:
         record.say("no_pilots", "no run is proposed, so no pilots are trained", level="warning")
     elif pilots:
-        from residency import pipeline
         from residency.advisor.pilots import run_pilots
 
         assert found.proposal is not None
         untuned = 0.0 if url else sum(found.evidence.passed) / len(found.evidence.passed)  # a hosted one is another
-        forecast = run_pilots(
-            Path(found.proposal.run_file), record,
-            lambda config, runs, resume: pipeline.run(config, runs, resume=resume, listener=record.listener),
-            times=times, untuned=untuned,
-        )  # fmt: skip
+        forecast = run_pilots(Path(found.proposal.run_file), record, times=times, untuned=untuned)
         text += f"\n## How many examples\n\n{sentence(forecast)}\n"
     durable.write_text(record / "advice.md", text)
     if as_json:

@@ -102,8 +102,10 @@ def _batches(
     by_length = sorted(prompts, key=lambda i: len(prompts[i]))
     for begin in range(0, len(by_length), settings.batch_size):
         rows = by_length[begin : begin + settings.batch_size]
-        cache = answers.answers_cache(start) if once else _repeated(start, len(rows))
-        yield _Batch(model, {row: prompts[row][shared:] for row in rows}, cache)
+        rests = [tuple(prompts[row][shared:]) for row in rows]
+        distinct = list(dict.fromkeys(rests))
+        cache = answers.answers_cache(start) if once else _repeated(start, len(distinct))
+        yield _Batch(model, rows, distinct, [distinct.index(rest) for rest in rests], cache)
 
 
 def _repeated(start: DynamicCache, rows: int) -> DynamicCache:
@@ -114,16 +116,24 @@ def _repeated(start: DynamicCache, rows: int) -> DynamicCache:
 
 
 class _Batch:
-    """Rows that pass together, padded on the left between the shared start in `cache` and each prompt's rest."""
+    """Rows that pass together, padded on the left between the shared start in `cache` and each prompt's rest.
 
-    def __init__(self, model: PreTrainedModel, rests: Mapping[int, Sequence[int]], cache: Cache) -> None:
-        self.model, self.cache, self.rows = model, cache, list(rests)
-        width = max(map(len, rests.values()))
-        tokens = [[0] * (width - len(rest)) + list(rest) for rest in rests.values()]
-        padding = torch.tensor([width - len(rest) for rest in rests.values()], device=model.device)
+    A prompt that several rows have passes through the model once: `copies` says which of the `distinct` rests each row
+    has.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, rows: Sequence[int], distinct: Sequence[Sequence[int]], copies: Sequence[int],
+        cache: Cache,
+    ) -> None:  # fmt: skip
+        self.model, self.cache, self.rows = model, cache, list(rows)
+        self.copies = torch.tensor(copies, device=model.device)
+        width = max(map(len, distinct))
+        tokens = [[0] * (width - len(rest)) + list(rest) for rest in distinct]
+        padding = torch.tensor([width - len(rest) for rest in distinct], device=model.device)
         self.ids = torch.tensor(tokens, device=model.device)
         self.seen = torch.arange(width, device=model.device) >= padding[:, None]
-        """Where each row has a token of its own, shape (rows, length)."""
+        """Where each row has a token of its own, shape (rows, length); until the first logits, each distinct prompt."""
         self.positions = (self.seen.cumsum(dim=1) - 1).clamp(min=0) + cache.get_seq_length()
 
     def logits(self) -> torch.Tensor:
@@ -135,7 +145,10 @@ class _Batch:
             input_ids=self.ids, position_ids=self.positions, past_key_values=self.cache, logits_to_keep=last,
             **self._attention(),
         ).logits  # fmt: skip
-        return logits[:, -1]
+        if len(logits) == len(self.rows):
+            return logits[:, -1]
+        self._select(self.copies)
+        return logits[self.copies, -1]
 
     def append(self, tokens: torch.Tensor) -> None:
         """One more of each row, shape (rows,)."""
@@ -144,9 +157,12 @@ class _Batch:
 
     def keep(self, rows: torch.Tensor) -> None:
         """The others leave; `rows` are places in the batch."""
-        self.cache.batch_select_indices(rows)
         self.rows = [self.rows[i] for i in rows.tolist()]
-        self.seen, self.positions = self.seen[rows], self.positions[rows]
+        self._select(rows)
+
+    def _select(self, places: torch.Tensor) -> None:
+        self.cache.batch_select_indices(places)
+        self.seen, self.positions = self.seen[places], self.positions[places]
 
     def _attention(self) -> dict[str, Any]:
         new, length = self.ids.shape[1], self.seen.shape[1]

@@ -13,8 +13,9 @@ BELOW, ABOVE = 3, 4
 """Doublings below and above the formula's rate: eight candidates over a factor of 128. Small models and short runs,
 where the formula is least certain, want more than it says (reference runs: 4 to 6 times)."""
 FEWEST = 2
-RISE = 1.2
-"""A rate diverges where the loss after its step is this multiple of the lowest before it."""
+RISE = 0.2
+"""A rate diverges where the loss after its step is above the lowest before it by this share of the first one: measured
+by the lowest, rates would seem to diverge where the loss has become small."""
 
 
 def ladder(centre: float) -> list[float]:
@@ -41,7 +42,7 @@ def bearable(losses: Sequence[float]) -> int:
     """How many of the rates, from the lowest, the probe did not see diverge; two at least."""
     lowest = losses[0]
     for number, after in enumerate(losses[1:]):
-        if not after <= RISE * lowest:
+        if not after <= lowest + RISE * losses[0]:
             return max(number, FEWEST)
         lowest = min(lowest, after)
     return len(losses) - 1

@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 from pydantic import Field
 
 from residency.engine.checkpoint import Progress
 from residency.engine.engine import FULL
+from residency.engine.memory import available_bytes
 from residency.errors import Interrupted, TrainingError
 from residency.methods.signals import stop_requests
 from residency.progress import track
@@ -25,6 +28,10 @@ from residency.search.halving import Search, marks, new_arm, note_fate, probe_se
 from residency.search.ladder import bearable, probe
 
 STATE = "race.json"
+BYTES_PER_WEIGHT = 12
+"""The weight and AdamW's two moments, in fp32."""
+ROOM = 2
+"""A copy is made in memory where there is room for so many."""
 
 
 class RaceProgress(Record):
@@ -67,10 +74,7 @@ def search_one_by_one(search: Search, rates: Sequence[float], centre: float) -> 
 
 
 def begin(search: Search, rates: Sequence[float]) -> RaceProgress:
-    start = search.record / "start"
-    shutil.rmtree(start, ignore_errors=True)
-    start.mkdir()
-    search.engine.save(FULL, start)
+    search.engine.save(FULL, new_folder(search, "start"))
     arm = new_arm(search, "probe", rates[0])
     arm.engine_name = FULL
     losses = probe(search.engine, arm, rates)
@@ -129,8 +133,7 @@ def run_arm(search: Search, arm: Arm, state: RaceProgress) -> RaceProgress:
     said = f"learning rate {arm.rate:.2g} is the best so far: held-out loss {scores[arm.state.step].mean:.4f}"
     search.run.say("search_best", f"{said} after {arm.state.step} of {search.total} steps", step=arm.state.step,
                    learning_rate=arm.rate)  # fmt: skip
-    shutil.rmtree(search.record / "best", ignore_errors=True)
-    (search.record / "now").rename(search.record / "best")
+    keep_best(search)
     losses = {step: one.losses.tolist() for step, one in scores.items()}
     return state.model_copy(update={"best": arm.name, "best_state": arm.state, "best_losses": losses,
                                     "best_keeps_budget": keeps})  # fmt: skip
@@ -149,17 +152,44 @@ def train_until(search: Search, arm: Arm, step: int) -> None:
 
 def cooled_score(search: Search, arm: Arm) -> tuple[Score, bool]:
     """The held-out loss of a cooled-down copy, and at the last mark whether it keeps the budget; the arm stands where
-    it was afterwards, and in the folder `now`."""
-    now = search.record / "now"
-    shutil.rmtree(now, ignore_errors=True)
-    now.mkdir()
-    search.engine.save(FULL, now)
-    search.extra_tokens += cool_down(search.engine, [arm])
-    found = score(search.engine, FULL, search.held_out)
-    last = arm.state.step == marks(search.total)[-1][0]
-    keeps = not last or search.keeps_budget is None or search.keeps_budget(FULL)
-    search.engine.restore(FULL, now)
+    it was afterwards."""
+    with put_back_afterwards(search):
+        search.extra_tokens += cool_down(search.engine, [arm])
+        found = score(search.engine, FULL, search.held_out)
+        last = arm.state.step == marks(search.total)[-1][0]
+        keeps = not last or search.keeps_budget is None or search.keeps_budget(FULL)
     return found, keeps
+
+
+@contextmanager
+def put_back_afterwards(search: Search) -> Iterator[None]:
+    """Weights and optimizer, from a copy in memory where there is room for one: it is made for every mark of every
+    candidate, and on a disk takes longer than the steps between."""
+    engine = search.engine
+    if available_bytes(engine.device) > ROOM * BYTES_PER_WEIGHT * engine.trainable_parameters(FULL):
+        copy = engine.snapshot(FULL)
+        yield
+        engine.put_back({FULL: copy})
+        return
+    now = new_folder(search, "now")
+    engine.save(FULL, now)
+    yield
+    engine.restore(FULL, now)
+
+
+def keep_best(search: Search) -> None:
+    """What is trained now, into the folder `best`, which a kill leaves whole or away."""
+    now, best = new_folder(search, "now"), search.record / "best"
+    search.engine.save(FULL, now)
+    shutil.rmtree(best, ignore_errors=True)
+    now.rename(best)
+
+
+def new_folder(search: Search, name: str) -> Path:
+    folder = search.record / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
 
 
 def wins(found: Score, arm: Arm, state: RaceProgress, step: int, search: Search, keeps: bool) -> bool:

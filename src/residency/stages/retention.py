@@ -17,7 +17,7 @@ from residency.errors import DataError
 from residency.evals import canaries, memorised, retention
 from residency.evals.retention import general_prompts, prompt_tokens, remember_sets, spread, without_overlap
 from residency.evals.scale import delta_of, sweep
-from residency.methods.keep import Keep
+from residency.methods.keep import NOTHING, Keep
 from residency.records import RetentionResult, RunFolder
 from residency.stages.model import load_base
 from residency.stages.prepare import Prepared
@@ -73,25 +73,14 @@ def remember_base(session: Session, prepared: Prepared) -> Memory | None:
     if not settings.anchors:
         return None
     texts = task_texts(prepared)
-    anchors, replayed = (
-        [one.prompt for one in spread(general_prompts(kind), settings.anchors)] for kind in ("anchors", "replay")
-    )
+    anchors = [one.prompt for one in spread(general_prompts("anchors"), settings.anchors)]
     anchors, left_out = without_overlap(anchors, texts)
-    replayed, _ = without_overlap(replayed if settings.replay else [], texts)
-
-    def asked(sets: Sequence[Sequence[Sequence[int]]]) -> list[list[Remembered]]:
-        # One seed for all runs: what a base says is cached once, whatever the run's own seed.
-        return remember_sets(session.engine, session.renderer, sets, longest=settings.answer_tokens, seed=0)
-
-    def as_turns(prompts: Sequence[str]) -> list[list[int]]:
-        return [prompt_tokens(session.renderer, prompt) for prompt in prompts]
-
     own = prepared.resolved.method.name == "sft"
     task = task_prompts(prepared.held_out or prepared.rows, share_of(settings.anchors, TASK_SHARE)) if own else []
-    measured = asked([as_turns(anchors), task, as_turns(settings.must_keep)])
+    measured = asked(session, [as_turns(session, anchors), task, as_turns(session, settings.must_keep)])
     sets = dict(zip(("anchors", "task", "must_keep"), measured, strict=True))
     measured_until = time.monotonic()
-    [replay] = asked([as_turns(replayed)])
+    replay = remember_replay(session, texts)
     replay_seconds = time.monotonic() - measured_until
     text = read_text(session, settings.general_text) if settings.general_text else []
     losses = retention.losses_of(session.engine, None, text) if text else np.zeros(0)
@@ -106,6 +95,29 @@ def remember_base(session: Session, prepared: Prepared) -> Memory | None:
                         f"anchors; the first: {left_out[0]}", prompts=left_out)  # fmt: skip
     seconds = {"base": time.monotonic() - began - replay_seconds, "replay_answers": replay_seconds}
     return Memory(sets, replay, text, losses, probes, drawn_out, exposures, left_out, seconds)
+
+
+def remember_replay(session: Session, task_texts: Sequence[str]) -> list[Remembered]:
+    """What the base says to the prompts that are replayed; nothing where the run replays none."""
+    settings = session.resolved.retention
+    prompts = [one.prompt for one in spread(general_prompts("replay"), settings.anchors)] if settings.replay else []
+    return asked(session, [as_turns(session, without_overlap(prompts, task_texts)[0])])[0]
+
+
+def replay_alone(session: Session, prepared: Prepared) -> Keep:
+    """The run's replay without what it measures, for training of which only the task is of interest."""
+    rows_per_replayed = ROWS_PER_REPLAYED[session.engine.device.type]
+    return replace(NOTHING, replay=remember_replay(session, task_texts(prepared)), rows_per_replayed=rows_per_replayed)
+
+
+def asked(session: Session, sets: Sequence[Sequence[Sequence[int]]]) -> list[list[Remembered]]:
+    # One seed for all runs: what a base says is cached once, whatever the run's own seed.
+    longest = session.resolved.retention.answer_tokens
+    return remember_sets(session.engine, session.renderer, sets, longest=longest, seed=0)
+
+
+def as_turns(session: Session, prompts: Sequence[str]) -> list[list[int]]:
+    return [prompt_tokens(session.renderer, prompt) for prompt in prompts]
 
 
 def canary_exposures(session: Session) -> list[float]:

@@ -106,6 +106,18 @@ def test_equal_prompts_and_one_prompt_work_too() -> None:
     assert greedy(tiny_llama(), []) == []
 
 
+@pytest.mark.parametrize("shared", [(), SHARED], ids=["nothing shared", "shared start"])
+def test_a_prompt_that_is_asked_several_times_passes_through_the_model_once(shared: Sequence[int]) -> None:
+    model, prompts = tiny_llama(), [prompt for prompt in ragged(3, shared=shared) for _ in range(4)]
+    passed: list[int] = []
+    model.register_forward_pre_hook(lambda _, args, named: passed.append(named["input_ids"].numel()), with_kwargs=True)
+    ours = greedy(model, prompts, 1)
+    assert sum(passed) < 2 * sum(map(len, prompts[::4]))
+    assert ours == greedy(tiny_llama(), prompts, 1, batch_size=1)
+    answers = [one.token_ids for one in greedy(tiny_llama(), prompts)]
+    assert answers == by_transformers(tiny_llama(), prompts, 12)
+
+
 def test_a_temperature_draws_and_the_seed_decides() -> None:
     prompts = ragged(4)
     one, same, other = (greedy(tiny_llama(), prompts, temperature=1.0, seed=seed) for seed in (1, 1, 2))
