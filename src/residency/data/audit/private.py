@@ -1,4 +1,7 @@
-"""Secrets and personal data in a text: found by pattern, confirmed by checksum or numbering plan, masked on request."""
+"""Secrets and personal data in a text: found by pattern, confirmed by checksum or numbering plan, masked on request.
+
+What is nobody's does not count (`made_up.py`).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,17 @@ from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from typing import NamedTuple
+
+from residency.data.audit.made_up import (
+    EXAMPLE_HOST,
+    PUBLISHED_NUMBERS,
+    WHERE_IT_LIES,
+    is_counted,
+    is_nobodys_address,
+    is_nobodys_number,
+    is_nobodys_phone,
+    is_placeholder,
+)
 
 PLUGINS = (
     "aws", "azure_storage_key", "cloudant", "discord", "github_token", "gitlab_token",
@@ -21,38 +35,35 @@ OTHER_TOKENS = (
     r"\bgithub_pat_[A-Za-z0-9_]{60,}",
     r"\bAIza[0-9A-Za-z_-]{35}",
 )
-SHORTEST_TOKEN = 18
+SHORTEST_TOKEN, SHORTEST_PASSWORD = 18, 4
 LONG_RUN = re.compile(rf"[\w/+=.:-]{{{SHORTEST_TOKEN},}}")
 """Every provider's token is, or stands in, a run like this with a digit in it; most texts have none."""
 KEY_BLOCK = re.compile(
-    r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----(?:.{0,20000}?-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----)?",
-    re.DOTALL,
-)
+    r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----(?:(.{1,20000}?)-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----"
+    r"|(.{0,200}?[A-Za-z0-9+/=]{32,}))", re.DOTALL,
+)  # fmt: skip
+"""The head alone is only a word about keys."""
+ESCAPE = re.compile(r"(?:%[0-9A-Fa-f]{2}|\\[nrt])$")
 ASSIGNMENT = re.compile(
     r"(?<![:/])\b(?:[a-z0-9]{1,30}[_-]){0,5}"
     r"(?:api[_ -]?key|access[_ -]?key|secret(?:[_ -]key)?|auth[_ -]?token|token|passwd|password|pwd)"
-    r"['\"]?\s*(?::=|=|:|\bis\b)\s*['\"]?([^\s'\",;(){}\[\]<>]{8,})(?![(\[{<])", re.IGNORECASE,
+    r"['\"]?\s*(?::=|=|:|\bis\b)\s*['\"]?([^\s'\",;(){}\[\]<>]{8,}+)(?![(\[{<])", re.IGNORECASE,
 )  # fmt: skip
 """In a path or a resource's name (`arn:...:secret:name`) the word is a part of it."""
 ASSIGNMENT_HINTS = ("key", "secret", "token", "passw", "pwd")
 EMAIL = re.compile(
     r"(?<![\w.+/@-])[A-Za-z0-9][\w.+-]{0,63}"
-    r"@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24}(?![\w@])"
+    r"@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24}(?![\w@=(])"
 )
-RESERVED_HOST = re.compile(r"@(?:.*\.)?(?:example\.(?:com|org|net)|example|test|invalid|localhost)$", re.IGNORECASE)
-NOBODY = re.compile(r"(?:git|user(?:name)?|name|someone|email|e-mail|no-?reply)@|[^@]*(?:your|example)", re.IGNORECASE)
-"""How an address begins that stands for any address, or for a service."""
+LOOK_BACK = 200
 DIGITS_HINT = re.compile(r"\d[\d ().-]{7}")
 PHONE = re.compile(
-    r"(?<![\w.+/#-])(?:\+\d|00[1-9]|\(\d{3}\)|\d{3}[ .-]\d{3}[ .-]\d{4}\b)[\d ().-]{0,18}(?<=\d)(?![\w-])"
+    r"(?<![\w.+/#-])(?:\+\d|00[1-9]|\(\d{3}\)|\d{3}[ .-]\d{3}[ .-]\d{4}\b)[\d ().-]{0,18}(?<=\d)(?![\w-]|:\w)"
 )
-FICTIONAL_PHONE = re.compile(r"555\D?01\d\d$")
-"""Nobody's in North America, kept for films and manuals."""
 CARD = re.compile(r"(?<![\w.-])(?:[3-6]\d{3}([ -]?)\d{4}\1\d{4}\1\d{1,7}|3[47]\d{2}[ -]?\d{6}[ -]?\d{5})(?![\w-])")
 CARD_WORD = re.compile(r"card|visa|master|amex|credit|debit|payment", re.IGNORECASE)
 IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
 US_SSN = re.compile(r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])")
-PLACEHOLDERS = frozenset({"password", "passwd", "secret", "token", "pass", "pwd", "changeme", "user", "none"})
 
 
 class Private(NamedTuple):
@@ -89,12 +100,13 @@ def mask_private(text: str) -> str:
 
 def _secrets(text: str) -> Iterator[Private]:
     if "PRIVATE KEY" in text:
-        yield from (Private(*match.span(), "secret") for match in KEY_BLOCK.finditer(text))
+        for match in KEY_BLOCK.finditer(text):
+            if not is_placeholder(match[1] or match[2]):
+                yield Private(*match.span(), "secret")
     if "://" in text or may_hold_token(text):
         for pattern in token_patterns():
             for match in pattern.finditer(text):
-                password = match[1] if pattern.pattern.startswith("://") else match[0]
-                if not is_placeholder(password):
+                if is_token(match):
                     yield Private(*match.span(), "secret")
     lower = text.lower()
     if any(hint in lower for hint in ASSIGNMENT_HINTS):
@@ -123,23 +135,31 @@ def has_digit(text: str) -> bool:
     return any(map(str.isdigit, text))
 
 
-def is_placeholder(value: str) -> bool:
-    """`<your-token>`, `xxxx`, `$TOKEN`, a word that only says what stands there."""
-    plain = value.strip("<>{}[]()$%'\"").lower()
-    said = any(word in plain for word in ("your", "example"))
-    return plain in PLACEHOLDERS or len(set(plain)) <= 3 or value[:1] in "<{$%[" or said
+def is_token(match: re.Match[str]) -> bool:
+    """Not a part of a longer word or number, not a placeholder, and no password of a host that is none."""
+    text, start = match.string, match.start()
+    if (
+        match[0][0].isalnum()
+        and text[start - 1 : start].isalnum()
+        and not ESCAPE.search(text[max(0, start - 3) : start])
+    ):
+        return False
+    if match[0].endswith("@") and EXAMPLE_HOST.match(text, match.end()):
+        return False
+    within = max((part for part in match.groups() if part), key=len, default="")
+    return not is_placeholder(within if len(within) >= SHORTEST_PASSWORD else match[0])
 
 
 def looks_random(value: str) -> bool:
     """Letters and digits mixed, as no word has them, and neither code nor a placeholder."""
     has_both = has_digit(value) and any(map(str.isalpha, value))
-    return has_both and not is_placeholder(value) and len(set(value)) > 5
+    return has_both and not is_placeholder(value) and len(set(value)) > 5 and not WHERE_IT_LIES.match(value)
 
 
 def _personal(text: str) -> Iterator[Private]:
     if "@" in text:
         for match in EMAIL.finditer(text):
-            if not (RESERVED_HOST.search(match[0]) or NOBODY.match(match[0])):
+            if not is_nobodys_address(match[0], text[max(0, match.start() - LOOK_BACK) : match.start()]):
                 yield Private(*match.span(), "e-mail")
     if not DIGITS_HINT.search(text):
         return
@@ -152,7 +172,7 @@ def _personal(text: str) -> Iterator[Private]:
 def is_iban(match: re.Match[str]) -> bool:
     from stdnum import iban
 
-    return bool(iban.is_valid(match[0]))
+    return bool(iban.is_valid(match[0])) and match[0].replace(" ", "") not in PUBLISHED_NUMBERS
 
 
 def is_card(match: re.Match[str]) -> bool:
@@ -161,26 +181,25 @@ def is_card(match: re.Match[str]) -> bool:
 
     digits = re.sub(r"\D", "", match[0])
     said = digits != match[0] or CARD_WORD.search(match.string, max(0, match.start() - 60), match.start())
-    return bool(said) and len(set(digits)) > 1 and bool(luhn.is_valid(digits))
+    return bool(said) and not is_nobodys_number(digits) and bool(luhn.is_valid(digits))
 
 
 def is_ssn(match: re.Match[str]) -> bool:
     from stdnum.us import ssn
 
-    return bool(ssn.is_valid(match[0]))
+    return bool(ssn.is_valid(match[0])) and not is_counted(re.sub(r"\D", "", match[0]))
 
 
 def is_phone(match: re.Match[str]) -> bool:
     """A number of its country's plan; without a country code only in the way the United States write theirs."""
     import phonenumbers
 
-    number = re.sub(r"^00", "+", match[0])
-    if FICTIONAL_PHONE.search(number):
-        return False
     try:
-        return bool(phonenumbers.is_valid_number(phonenumbers.parse(number, "US")))
+        number = phonenumbers.parse(re.sub(r"^00", "+", match[0]), "US")
     except phonenumbers.NumberParseException:
         return False
+    fictional = is_nobodys_phone(number.country_code or 0, str(number.national_number))
+    return bool(phonenumbers.is_valid_number(number)) and not fictional
 
 
 NUMBERS = ((IBAN, "iban", is_iban), (CARD, "card", is_card), (US_SSN, "ssn", is_ssn), (PHONE, "phone", is_phone))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from stdnum import iban, luhn
 
+from residency.data.audit.made_up import PUBLISHED_NUMBERS
 from residency.data.audit.private import find_private, mask_private
 from residency.data.audit.residue import find_residue, strip_residue
 
@@ -12,15 +14,15 @@ from residency.data.audit.residue import find_residue, strip_residue
     ("text", "masked"),
     [
         ("key AKIAZ7QK3LMNPR5TUVWX.", "key [SECRET]."),
-        ("use sk-proj-Ab3dEf6hIj9kLmN0pQrStUvWxYz1234567890abcd", "use [SECRET]"),
-        ("OPENAI_KEY: hf_AbCdEfGhIjKlMnOpQrStUvWxYz12345678", "OPENAI_KEY: [SECRET]"),
+        ("use sk-proj-u8jzPde0IgxLd6GncfBAepfJBd0Kh8oOOL8d", "use [SECRET]"),
+        ("OPENAI_KEY: hf_KLzdocJ2isAjIhKtJ0RlgLKOmxgJTeKdNn", "OPENAI_KEY: [SECRET]"),
         ("password = 'tr0ub4dor-and-3'", "password = '[SECRET]'"),
         ("postgres://admin:s3cr3tpw@db.corp.net/x", "postgres[SECRET]db.corp.net/x"),
         ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----", "[SECRET]"),
         ("write to anna.koch@web.de or call +49 30 2345678", "write to [EMAIL] or call [PHONE]"),
         ("call 212-736-5000 now", "call [PHONE] now"),
-        ("IBAN DE89 3704 0044 0532 0130 00", "IBAN [IBAN]"),
-        ("card 4111 1111 1111 1111", "card [CARD]"),
+        ("IBAN DE89 5001 0517 8264 9317 05", "IBAN [IBAN]"),
+        ("card 4539 1488 0362 7131", "card [CARD]"),
     ],
 )
 def test_private_data_are_masked(text: str, masked: str) -> None:
@@ -44,6 +46,80 @@ def test_private_data_are_masked(text: str, masked: str) -> None:
 )
 def test_what_only_looks_private_stays(text: str) -> None:
     assert find_private(text) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "use sk-proj-Ab3dEf6hIj9kLmN0pQrStUvWxYz1234567890abcd",
+        "the key AKIAIOSFODNN7EXAMPLE",
+        '"token": "abcd1234defg5678"',
+        "secret: a1b2c3d4-5678-90ab-cdef",
+        '"Password": "generatedpassword1"',
+        "password: P@ssw0rd2024, and admin_password: changeme123",
+        "token = md5_hexdigest(name)",
+        "secret: /run/keys/db1.pem, token: https://login.provider.net/v2/abc, password=settings.db2.login",
+        "token = ghp_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+        "https://scott:tiger77@localhost:5432/sales and redis://u:h4rdToGuess@192.0.2.7/0",
+        "-----BEGIN RSA PRIVATE KEY-----EXAMPLETCCAfICCQD6m7oRw0uXOjANBgkqhkiG9w0BAQUF-----END RSA PRIVATE KEY-----",
+        "-----BEGIN PRIVATE KEY-----\n...\n-----END PRIVATE KEY-----",
+        "A key file opens with -----BEGIN PRIVATE KEY----- in its first line.",
+    ],
+)
+def test_a_made_up_secret_is_nobodys(text: str) -> None:
+    assert find_private(text) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "anna@example.co.uk, bob@contoso.com, myuser@mycompany.org, MyAdmin@MyDomain.onmicrosoft.com",
+        "jane.doe@gmail.com",
+        "abuse@provider.net, info@verlag.de and no-reply@shop.com",
+        "root@printer.local and me@cloud.internal",
+        "Message-ID: <20190814.7f89@mx.provider.net>\nReferences: <a1@mx.web.de> <b2@mx.web.de>",
+        "https://anna:secret@proxy.provider.net:8080",
+        "icon@2x.png beside getty@tty1.service",
+        "Content@odata.type=Edm.String",
+    ],
+)
+def test_an_address_of_nobody_stays(text: str) -> None:
+    assert "e-mail" not in {one.kind for one in find_private(text)}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "+1.800.555.1212", "(206) 555-0142", "+44 20 7946 0958", "+44 161 496 0018", "+33 1 99 00 12 34",
+        "+49 30 23125 123", "+61 491 570 156", "234-567-8901",
+        "arn:aws:mediaconvert:us-east-1:003235472598:presets/Mine",
+        "card 4111 1111 1111 1111", "card 3782 822463 10005", "IBAN DE89 3704 0044 0532 0130 00", "SSN 123-45-6789",
+    ],
+)  # fmt: skip
+def test_a_number_that_is_kept_for_films_or_published_as_an_example_is_nobodys(text: str) -> None:
+    assert find_private(text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("Credential%3DAKIAZ7QK3LMNPR5TUVWX%2F2026", "Credential%3D[SECRET]%2F2026"),
+        ("line\\nghp_Z3h0xCVznGAkzjRz1SsqQq53cUzpd2ylT3yy", "line\\n[SECRET]"),
+        ("see http://web.de?to=anna.koch@web.de", "see http://web.de?to=[EMAIL]"),
+        ("mail info.koch@verlag.de or treasurer@charity.org.uk", "mail [EMAIL] or [EMAIL]"),
+        ("-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSj and it ends", "[SECRET] and it ends"),
+    ],
+)
+def test_what_stands_beside_something_made_up_is_still_private(text: str, masked: str) -> None:
+    assert mask_private(text) == masked
+
+
+def test_a_number_inside_a_longer_one_is_no_token() -> None:
+    assert find_private("arn:aws:ec2:us-east-1:123456789012:network-insights-access-scope-analysis/nisa-1") == []
+
+
+def test_every_published_number_has_a_right_check_digit() -> None:
+    assert all(luhn.is_valid(number) or iban.is_valid(number) for number in PUBLISHED_NUMBERS)
 
 
 def test_masking_twice_changes_nothing_more() -> None:
