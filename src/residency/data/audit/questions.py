@@ -34,8 +34,9 @@ SHORTEST_SLIP = 4
 MOST_SLIPS = 8
 MOST_MISSPELT = 3
 """In one prompt."""
-MOST_ALIKE_SLIPS, SLIP_SHARE = 3, 0.001
-"""The same slip may be made again, where the word itself is found a thousand times as often."""
+MOST_ALIKE_SLIPS, SLIP_SHARE, EXCHANGED_SHARE = 3, 0.001, 0.01
+"""The same slip may be made again, where the word itself is found a thousand times as often, or where two of its
+letters are exchanged a hundred times: few such pairs are words both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +107,9 @@ def is_misspelling(questions: Questions, left: int, right: int) -> bool:
         return False
     rare, common = sorted((int(questions.frequency[left]), int(questions.frequency[right])))
     same_letters = sorted(one) == sorted(two)
+    share = EXCHANGED_SHARE if same_letters else SLIP_SHARE
     return (
-        (rare == 1 or (rare <= MOST_ALIKE_SLIPS and rare <= SLIP_SHARE * common))
+        (rare == 1 or (rare <= MOST_ALIKE_SLIPS and rare <= share * common))
         and (same_letters or len(one) != len(two))
         and OSA.distance(one, two, score_cutoff=1) <= 1
         and (common > 1 or (same_letters and len(one) > SHORTEST_SLIP))

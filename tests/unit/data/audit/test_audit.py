@@ -52,6 +52,31 @@ def test_of_near_copies_none_falls_on_another_side_of_a_split() -> None:
     assert (groups[:200] == groups[200:]).all()
 
 
+def test_a_dash_or_a_slip_that_two_rows_share_does_not_part_a_question_from_itself() -> None:
+    asked = [
+        (f"Describe the {place}", f"It is where you {deed}.") for place in PLACES for deed in DEEDS for _ in range(4)
+    ]
+    found, line = with_rows(*asked, ("The harbour - that is far away", "No, it is near."),
+                            ("That the harbour is far away", "No, it is near."),
+                            ("Tell of a quay", "A wall for ships."), ("Describe a quay", "Where ships lie."),
+                            ("Dsecribe a quay", "It is of stone."), ("Dsecribe a lamp", "It is bright."))  # fmt: skip
+    first = line - 1 + len(asked)
+    assert found.groups[first + 1] == found.groups[first]
+    assert found.groups[first + 4] == found.groups[first + 3]
+
+
+def test_whatever_rows_the_check_names_together_stay_together_in_a_split() -> None:
+    story = "the keeper of the lighthouse walks down to the shore and counts the boats that came home"
+    rows = [(f"Retell this {n}: {story}{more}.", f"{answer} {story}.") for n in range(20)
+            for more in ("", " today", " - and") for answer in ("Each evening", "Never", "They say")]  # fmt: skip
+    found, _ = with_rows(*rows)
+    row_of = {origin: row for row, origin in enumerate(found.table.origins(range(len(found.table))))}
+    named = [(row_of[one], row_of[other]) for finding in found.findings for one, other
+             in zip(finding.rows, finding.others, strict=False)]  # fmt: skip
+    assert named
+    assert all(found.groups[one] == found.groups[other] for one, other in named)
+
+
 def test_rows_of_one_pattern_are_no_duplicates() -> None:
     """They differ in what fills the pattern: a number, or a word that changes in question and answer."""
     rows = [(f"Please set the brightness of the lamp in the {place} to {n} percent right now",

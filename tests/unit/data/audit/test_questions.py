@@ -21,7 +21,9 @@ def misspelt(one: str, two: str, **found: int) -> bool:
 def test_a_slip_is_found_once_or_next_to_nowhere() -> None:
     assert misspelt("harbuor", "harbour", harbuor=1, harbour=2)
     assert misspelt("harbuor", "harbour", harbuor=2, harbour=2000)
+    assert misspelt("harbuor", "harbour", harbuor=2, harbour=200)
     assert not misspelt("harbuor", "harbour", harbuor=2, harbour=100)
+    assert not misspelt("harbor", "harbour", harbor=2, harbour=200)
     assert not misspelt("harbuor", "harbour", harbuor=4, harbour=9000)
 
 
