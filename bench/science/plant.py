@@ -145,7 +145,8 @@ def reformatted(row: Row, number: int, chance: random.Random) -> Row:
         f"{answer} \N{SMILING FACE WITH SUNGLASSES}",
         f"{answer}!!!",
     ]
-    return prompt, forms[number % len(forms)]
+    turned = [*forms[number % len(forms) :], *forms]
+    return prompt, next(form for form in turned if form != answer)  # capitals are no change where letters have no case
 
 
 def halves(text: str) -> tuple[str, str]:

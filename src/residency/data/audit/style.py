@@ -20,6 +20,10 @@ OUTLIER_DEVIATIONS = 6.0
 LIST_ITEM = re.compile(r"[ \t]*(?:[-*\u2022]|\d{1,3}[.)])\s+\S")
 HEADING = re.compile(r"#{1,6} \S|\*\*[^*\n]+\*\*[ \t]*$", re.MULTILINE)
 TAG = re.compile(r"<[A-Za-z!][^<>]*>")
+WRAPPED = re.compile(
+    r'\{\s*"(?:answer|response|reply|result|output|completion|text|content)"\s*:\s*"(?:[^"\\]|\\.)*"\s*\}',
+    re.DOTALL | re.IGNORECASE,
+)
 PREAMBLE = re.compile(
     r"\s*(?:(?:sure|certainly|of course|absolutely|great question|good question|happy to help)[!,.:]+\s*[^\s!,.:]"
     r"|sure (?:thing|here|i)\b|happy to help\b|i(?:'d| would) be happy"
@@ -35,6 +39,11 @@ REFUSAL = re.compile(
     r"|as an ai(?: language)?(?: model)?,? i)", re.IGNORECASE,
 )  # fmt: skip
 SENTENCE_ENDS = (".", "!", "?", "\u3002", "\uff01", "\uff1f", '."', ".)", "\u0964")
+
+
+def is_wrapped(answer: str) -> bool:
+    """`{"answer": "..."}`: a text in JSON under a name that says no more, which is another form than data in JSON."""
+    return answer[:1] == "{" and answer[-1:] == "}" and bool(WRAPPED.fullmatch(answer))
 
 
 def is_json(answer: str) -> bool:
@@ -69,6 +78,7 @@ def is_upper(answer: str) -> bool:
 
 FORMS: dict[str, Callable[[str], bool]] = {
     "is JSON": is_json,
+    "is a text in JSON": is_wrapped,
     "is a code block": lambda answer: answer.startswith("```") and answer.endswith("```"),
     "is a list": is_list,
     "opens with a heading": lambda answer: bool(HEADING.match(answer)),

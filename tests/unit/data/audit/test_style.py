@@ -35,6 +35,13 @@ def test_an_answer_as_a_whole_has_a_form(answer: str, form: str) -> None:
     assert names(answer) == {form}
 
 
+def test_a_text_in_json_is_another_form_than_data_in_json() -> None:
+    assert names('{"answer": "Say \\"three\\"."}') == {"is JSON", "is a text in JSON"}
+    assert names('{"taskId": "t-3"}') == names('{"answer": "three", "unit": "m"}') == {"is JSON"}
+    answers = ['{"taskId": "t-3"}'] * 990 + [JSON] * 2
+    assert dict(minorities(traits_of(answers)))["is a text in JSON"].tolist() == [990, 991]
+
+
 @pytest.mark.parametrize(
     "answer",
     [
