@@ -21,7 +21,8 @@ NUM_HASHES = BANDS * BAND_ROWS
 SHINGLE_WORDS = 3
 NEXT_BITS = np.uint64(0xFFFF)
 """The part of a band's key that holds the hash by which equal ones are ordered."""
-PAIRS_AT_ONCE = 200_000
+PAIRS_AT_ONCE = 16_384
+"""Whose signatures are held twice for a moment, in 8 MB."""
 
 Pairs = NDArray[np.int64]
 """Shape (pairs, 2); the first row's number is below the second's."""
@@ -36,25 +37,30 @@ class Alike(NamedTuple):
         return zip(*self.pairs.T.tolist(), self.likeness.tolist(), strict=True)
 
 
-def signatures(parts: Iterable[Words], num_rows: int, shingle_words: int = SHINGLE_WORDS) -> NDArray[np.uint32]:
+def signatures(parts: Iterable[Words], num_rows: int, shingle_words: int = SHINGLE_WORDS) -> NDArray[np.uint16]:
     """Shape (num_rows, NUM_HASHES) for the rows of all `parts` in turn; a row without words has zeros, which count as
-    similar to nothing."""
+    similar to nothing.
+
+    Of each least hash the last 16 bits are kept, the first being nearly all 0: half the memory, and of different hashes
+    one in 65,536 counts as equal (Li and König, b-Bit Minwise Hashing, 2010).
+    """
     random = np.random.default_rng(0)
     factors = random.integers(0, 2**63, NUM_HASHES, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     offsets = random.integers(0, 2**63, NUM_HASHES, dtype=np.uint64)
-    found = np.zeros((num_rows, NUM_HASHES), dtype=np.uint32)
+    found = np.zeros((num_rows, NUM_HASHES), dtype=np.uint16)
     first = 0
     for part in parts:
         runs, starts = shingles(part, shingle_words, whole=False)
         filled = np.flatnonzero(part.counts)
         for number, (factor, offset) in enumerate(zip(factors, offsets, strict=True) if len(filled) else ()):
             hashes = ((runs * factor + offset) >> np.uint64(32)).astype(np.uint32)
-            found[first + filled, number] = np.minimum.reduceat(hashes, starts[:-1][filled])
+            least = np.minimum.reduceat(hashes, starts[:-1][filled])
+            found[first + filled, number] = least.astype(np.uint16)
         first += len(part)
     return found
 
 
-def similar_pairs(found: NDArray[np.uint32], rows: NDArray[np.int64], at_least: float) -> Alike:
+def similar_pairs(found: NDArray[np.uint16], rows: NDArray[np.int64], at_least: float) -> Alike:
     """Pairs among `rows` whose estimated Jaccard similarity is `at_least` that, each once, and that similarity.
 
     Of many rows that meet in a band only neighbours and those with the first are compared, which keeps it linear and
@@ -65,8 +71,8 @@ def similar_pairs(found: NDArray[np.uint32], rows: NDArray[np.int64], at_least: 
     size = len(found)
     for band in range(BANDS):
         columns = found[rows, band * BAND_ROWS : (band + 1) * BAND_ROWS].astype(np.uint64)
-        keys = mix(mix(columns[:, 0] << np.uint64(32) | columns[:, 1]) + columns[:, 2]) & ~NEXT_BITS
-        following = found[rows, (band + 1) * BAND_ROWS % NUM_HASHES].astype(np.uint64) & NEXT_BITS
+        keys = mix(columns[:, 0] << np.uint64(32) | columns[:, 1] << np.uint64(16) | columns[:, 2]) & ~NEXT_BITS
+        following = found[rows, (band + 1) * BAND_ROWS % NUM_HASHES].astype(np.uint64)
         order = np.argsort(keys | following, kind="stable")
         keys = keys[order]
         same = np.flatnonzero(keys[1:] == keys[:-1]) + 1
@@ -74,9 +80,9 @@ def similar_pairs(found: NDArray[np.uint32], rows: NDArray[np.int64], at_least: 
             continue
         opens = np.concatenate([[True], keys[1:] != keys[:-1]])
         leaders = np.maximum.accumulate(np.where(opens, np.arange(len(keys)), 0))
-        left = np.concatenate([same - 1, leaders[same]])
-        pairs = np.sort(rows[order[np.column_stack([left, np.concatenate([same, same])])]], axis=1)
-        new = distinct(pairs[:, 0] * size + pairs[:, 1])
+        ordered = rows[order]
+        one, two = np.tile(ordered[same], 2), ordered[np.concatenate([same - 1, leaders[same]])]
+        new = distinct(np.minimum(one, two) * size + np.maximum(one, two))
         new = new[~np.isin(new, codes, assume_unique=True)]
         codes = np.concatenate([codes, new[likeness(found, new // size, new % size) >= at_least]])
     codes = np.sort(codes)
@@ -84,7 +90,7 @@ def similar_pairs(found: NDArray[np.uint32], rows: NDArray[np.int64], at_least: 
     return Alike(np.column_stack([left, right]), likeness(found, left, right))
 
 
-def likeness(found: NDArray[np.uint32], left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.float64]:
+def likeness(found: NDArray[np.uint16], left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.float64]:
     """The estimated Jaccard similarity of each pair; its standard error is at most 0.044."""
     estimates = np.zeros(len(left))
     for first in range(0, len(left), PAIRS_AT_ONCE):
