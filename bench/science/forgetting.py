@@ -132,10 +132,11 @@ def claims(runs: list[dict[str, Any]]) -> dict[str, Any]:
     ]  # fmt: skip
     for kind in RATES:
         if own := only(runs, kind, "plain", REPLAY[kind]):
+            by_scale = [{point["scale"]: point for point in one["scales"]} for one in own]
             found[f"c {kind}: at {REPLAY[kind]:g}, by scale"] = {
-                f"{point['scale']:g}": {what: statistics.fmean(one["scales"][i][what] for one in own)
-                                        for what in ("forgetting", "held_out_loss")}
-                for i, point in enumerate(own[0]["scales"])
+                f"{scale:g}": {what: statistics.fmean(one[scale][what] for one in by_scale)
+                               for what in ("forgetting", "held_out_loss")}
+                for scale in sorted(set.intersection(*map(set, by_scale)))
             }  # fmt: skip
     return found
 
