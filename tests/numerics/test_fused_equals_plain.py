@@ -29,6 +29,8 @@ from tests.conftest import random_rows, tiny_llama
 from tests.numerics.test_sft_equals_plain import LORA, NAMES, assert_same, plain_gradients
 
 FUSED = Speed(fused=True)
+KERNELS = Speed(fused=True, kernels=True)
+"""On a CPU their twins in plain torch."""
 DROPOUT = LoraConfig(r=4, target_modules="all-linear", lora_dropout=0.5, task_type="CAUSAL_LM")
 
 
@@ -55,13 +57,49 @@ def fused_engine(speed: Speed = FUSED, **settings: int | bool) -> Engine:
      ([3, 5], {"micro_batch_tokens": 20})],
     ids=["1x8", "2x4", "unpacked", "small passes", "one row a pass"],
 )  # fmt: skip
-def test_every_batching_gives_the_plain_loss_and_gradients(batch_sizes: list[int], settings: dict[str, int]) -> None:
+@pytest.mark.parametrize("speed", [FUSED, KERNELS], ids=["own kernels", "kernels of packages"])
+def test_every_batching_gives_the_plain_loss_and_gradients(
+    batch_sizes: list[int], settings: dict[str, int], speed: Speed
+) -> None:
     rows = random_rows(8)
     batches, start = [], 0
     for size in batch_sizes:
         batches.append(rows[start : start + size])
         start += size
-    assert_same(fused_gradients(fused_engine(**settings), batches), plain_gradients(rows, LORA))
+    assert_same(fused_gradients(fused_engine(speed, **settings), batches), plain_gradients(rows, LORA))
+
+
+@pytest.mark.parametrize("speed", [FUSED, KERNELS], ids=["own kernels", "kernels of packages"])
+def test_an_adapter_moves_into_the_border_of_the_weights_and_out_again(speed: Speed) -> None:
+    """Alone it lies there, beside others it does not, and neither it nor the base is changed by the move."""
+    rows, settings = random_rows(6), {"one": StepSettings(1e-2)}
+    engine, plain = fused_engine(speed), fused_engine(Speed(fused=False))
+    base = [score.logprobs for score in plain.logprobs(None, rows)]
+    for others in ([], ["two", "three"], []):
+        for one in (engine, plain):
+            for name in [name for name in one._trained if name != "one" and name not in others]:
+                one.drop_adapter(name)
+            for seed, name in enumerate(others):
+                one.add_adapter(name, LORA, seed=seed)
+        losses = [one.forward_backward({"one": rows})["one"].mean for one in (engine, plain)]
+        norms = [one.step(settings)["one"] for one in (engine, plain)]
+        assert engine._fast is not None
+        products = engine._fast.decoder.products
+        assert all((product.stack.a._base is product.bordered) == (not others) for product in products)  # type: ignore[union-attr]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+        assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+        for ours, theirs in zip(engine.logprobs(None, rows), base, strict=True):
+            np.testing.assert_allclose(ours.logprobs, theirs, atol=1e-5)
+
+
+def test_a_base_with_a_border_is_stored_once() -> None:
+    engine = fused_engine(KERNELS)
+    engine.forward_backward({"one": random_rows(2)})
+    assert engine._fast is not None
+    for product in engine._fast.decoder.products:
+        assert product.bordered is not None
+        stored = product.bordered.untyped_storage().data_ptr()
+        assert {one.weight.untyped_storage().data_ptr() for one in product.linears} == {stored}
 
 
 @pytest.mark.parametrize("speed", [Speed(fused=False), FUSED], ids=["plain", "fused"])
@@ -139,7 +177,7 @@ def test_norms_of_each_head_as_in_qwen3() -> None:
         return made
 
     rows, results = random_rows(6), []
-    for speed in (Speed(fused=False), FUSED, Speed(fused=True, layers_formed_again=1)):
+    for speed in (Speed(fused=False), FUSED, KERNELS, Speed(fused=True, layers_formed_again=1)):
         engine = Engine(model(), speed=speed)
         engine.add_adapter("one", LORA, seed=1)
         assert (engine._fast is not None) == bool(speed.fused), engine.reasons
@@ -310,11 +348,12 @@ def test_an_fp8_base_is_stored_once() -> None:
 def test_on_a_cpu_the_plain_passes_are_chosen_and_each_reason_given() -> None:
     engine = fused_engine(Speed())
     assert engine._fast is None
-    assert engine.speed == Speed(fused=False, graphs=False, shared=False)
+    assert engine.speed == Speed(fused=False, graphs=False, kernels=False, shared=False)
     assert engine.reasons == {
         "fused": "transformers' passes serve a CPU as well",
         "fp8": "not asked for",
         "graphs": "needs a CUDA device",
+        "kernels": "needs the fused passes",
     }
 
 

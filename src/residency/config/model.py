@@ -167,6 +167,9 @@ class Speed(Section, Generic[A]):
     """Compute what the rows of a pass begin with (a system turn) once; changes speed, never the result."""
     fused: bool = True
     """On a GPU, train plain LoRA on Llama-like models in passes written for it; the same result up to rounding."""
+    kernels: bool = True
+    """In fused passes of large models on a Hopper GPU, use the kernels of flash-attn-4 and quack-kernels if installed
+    (`pip install 'residency[hopper]'`); the same result up to rounding."""
     fp8: bool = False
     """Hold the frozen base in FP8 (needs the fused passes). Changes the numbers a little, so never automatic."""
     recompute_layers: Annotated[int, Field(ge=0)] | A = AUTO

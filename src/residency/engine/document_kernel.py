@@ -1,7 +1,8 @@
 """Causal attention within each document of a pass, forward and backward, by the fused kernels inside torch.
 
-Documents of one length go to cuDNN (the faster one on Hopper), others to the flash kernel for variable lengths; both
-read grouped key and value heads as they are. Elsewhere torch's SDPA runs document by document, with the same result.
+Documents of one length go to cuDNN (the faster one on Hopper), others to the flash kernel for variable lengths; with
+flash-attn-4 installed (`hopper`) all go there. Each reads grouped key and value heads as they are. Elsewhere torch's
+SDPA runs document by document, with the same result.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+
+from residency.engine import hopper
 
 aten = torch.ops.aten
 INT32_LIMIT = 2**31
@@ -32,11 +35,18 @@ class Documents:
 
 
 def attend(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, documents: Documents, scale: float
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, documents: Documents, scale: float, for_hopper: bool = False
 ) -> tuple[torch.Tensor, tuple[Any, ...]]:
-    """q (tokens, heads, d), k and v (tokens, kv_heads, d). Returns (tokens, heads, d), and what `backward` needs."""
+    """q (tokens, heads, d), k and v (tokens, kv_heads, d). Returns (tokens, heads, d), and what `backward` needs.
+
+    `for_hopper`: by the kernels of `hopper`, which are to be there.
+    """
     if not q.is_cuda:
         return _by_sdpa(q, k, v, documents, scale), ()
+    if for_hopper:
+        _check_size(q, documents)
+        kept = hopper.attend(q, k, v, documents, scale)
+        return kept[0], kept
     if documents.even:
         out, lse, cu_q, cu_k, max_q, max_k, seed, offset, _ = aten._scaled_dot_product_cudnn_attention(
             *(_batch(x, documents.even) for x in (q, k, v)), None, True, 0.0, True, False, scale=scale
@@ -52,7 +62,7 @@ def attend(
 
 def attend_backward(
     grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, documents: Documents, scale: float,
-    kept: tuple[Any, ...],
+    kept: tuple[Any, ...], for_hopper: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """The gradients for q, k, v, from `grad` (tokens, heads, d)."""
     if not q.is_cuda:
@@ -61,6 +71,8 @@ def attend_backward(
             out = _by_sdpa(q, k, v, documents, scale)
             grad_q, grad_k, grad_v = torch.autograd.grad(out, (q, k, v), grad)
             return grad_q, grad_k, grad_v
+    if for_hopper:
+        return hopper.attend_backward(grad, q, k, v, documents, scale, (kept[0], kept[1]))
     if documents.even:
         out, lse, seed, offset, cu_q, cu_k, max_q, max_k = kept
         grads = aten._scaled_dot_product_cudnn_attention_backward(

@@ -1,13 +1,15 @@
 """The work between the matrix products, in plain torch; on a GPU each function hands over to its Triton twin.
 
 Shapes: tokens come first and are flat. `quantize` adds what an FP8 product needs: the rows in e4m3, and the scale of
-each row, shape (tokens, 1), so that `row = quantized * scale`.
+each row, shape (tokens, 1), so that `row = quantized * scale`. Rows may lie further apart than they are wide; `room`
+columns stay free beside those that a function makes (`products` says for what).
 """
 
 from __future__ import annotations
 
 import os
 from types import ModuleType
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -43,27 +45,49 @@ def _quantized(x: torch.Tensor, wanted: bool) -> tuple[torch.Tensor, torch.Tenso
     return quantize_rows(x) if wanted else (x.new_empty(0, 0), x.new_empty(0, 1))
 
 
+class Normed(NamedTuple):
+    total: torch.Tensor
+    """What was normed, shape (tokens, width)."""
+    rows: torch.Tensor
+    """Shape (tokens, width + room)."""
+    inverse: torch.Tensor
+    """Each row's factor, shape (tokens,), fp32."""
+    quantized: torch.Tensor
+    scales: torch.Tensor
+
+
 def rms_norm(
-    x: torch.Tensor, weight: torch.Tensor, epsilon: float, quantize: bool
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """x (tokens, width). Returns the normed rows, each row's factor (tokens,), and the quantized rows and scales."""
+    x: torch.Tensor, weight: torch.Tensor, epsilon: float, quantize: bool = False, *,
+    delta: torch.Tensor | None = None, room: int = 0,
+) -> Normed:  # fmt: skip
+    """Norms x + delta, both (tokens, width); without `delta`, x itself."""
     if kernels := _triton(x):
-        return kernels.rms_norm(x, weight, epsilon, quantize)  # type: ignore[no-any-return]
-    inverse = torch.rsqrt(x.float().square().mean(dim=1) + epsilon)
-    y = weight * (x.float() * inverse[:, None]).to(x.dtype)
-    return y, inverse, *_quantized(y, quantize)
+        return Normed(*kernels.rms_norm(x, weight, epsilon, quantize, delta, room))
+    total = x if delta is None else x + delta[:, : x.shape[1]]
+    inverse = torch.rsqrt(total.float().square().mean(dim=1) + epsilon)
+    rows = with_room(len(x), x.shape[1], room, x)
+    y = rows[:, : x.shape[1]].copy_(weight * (total.float() * inverse[:, None]).to(x.dtype))
+    return Normed(total, rows, inverse, *_quantized(y, quantize))
+
+
+def with_room(tokens: int, width: int, room: int, like: torch.Tensor) -> torch.Tensor:
+    """Not set to anything, shape (tokens, width + room)."""
+    return torch.empty(tokens, width + room, dtype=like.dtype, device=like.device)
 
 
 def rms_norm_backward(
-    grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, inverse: torch.Tensor, residual: torch.Tensor
-) -> torch.Tensor:
-    """The gradient for x, plus `residual`. Leaves the normed rows, formed again, in the place of `grad`."""
+    grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, inverse: torch.Tensor, residual: torch.Tensor,
+    *, room: int = 0,
+) -> torch.Tensor:  # fmt: skip
+    """The gradient for x, plus `residual`, shape (tokens, width + room). Leaves the normed rows, formed again, in the
+    place of `grad`."""
     if kernels := _triton(x):
-        return kernels.rms_norm_backward(grad, x, weight, inverse, residual)  # type: ignore[no-any-return]
+        return kernels.rms_norm_backward(grad, x, weight, inverse, residual, room)  # type: ignore[no-any-return]
     normed = x.float() * inverse[:, None]
     scaled = grad.float() * weight.float()
     mean = (scaled * normed).mean(dim=1, keepdim=True)
-    grad_x = (inverse[:, None] * (scaled - normed * mean) + residual.float()).to(x.dtype)
+    grad_x = with_room(len(x), x.shape[1], room, x)
+    grad_x[:, : x.shape[1]] = inverse[:, None] * (scaled - normed * mean) + residual[:, : x.shape[1]].float()
     grad.copy_(weight * normed.to(x.dtype))
     return grad_x
 
@@ -99,18 +123,19 @@ def batched(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
 
 
 def swiglu(
-    gate_up: torch.Tensor, inner: torch.Tensor | None, b: torch.Tensor | None, quantize: bool
+    gate_up: torch.Tensor, inner: torch.Tensor | None, b: torch.Tensor | None, quantize: bool, *, room: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """h = silu(gate) * up of gate_up + inner b', gate_up (tokens, 2 * width), which itself stays as it is.
 
-    b (adapters, 2 * width, rank) and `inner` (tokens, rank) are the update of the adapters on gate and up, None if
-    there are none. The rank must be a power of two from 16 on. Returns h, and its quantized rows and scales.
+    b (adapters, 2 * width, rank) and `inner` (tokens, rank) are the update of the adapters on gate and up; without b,
+    gate_up has it already. The rank must be a power of two from 16 on. Returns h, and its quantized rows and scales.
     """
     if kernels := _triton(gate_up):
-        return kernels.swiglu(gate_up, inner, b, quantize)  # type: ignore[no-any-return]
+        return kernels.swiglu(gate_up, inner, b, quantize, room)  # type: ignore[no-any-return]
     gate, up = _updated(gate_up, inner, b).chunk(2, dim=1)
-    h = F.silu(gate) * up
-    return h, *_quantized(h, quantize)
+    rows = with_room(len(gate), gate.shape[1], room, gate)
+    h = torch.mul(F.silu(gate), up, out=rows[:, : gate.shape[1]])
+    return rows, *_quantized(h, quantize)
 
 
 def swiglu_backward(

@@ -24,7 +24,8 @@ class FastPath:
 
     def __init__(self, model: Any, speed: Speed) -> None:
         layers = range(model.config.num_hidden_layers)
-        self.decoder = FusedDecoder(model, fp8=speed.fp8, again=frozenset(layers[: speed.layers_formed_again]))
+        again = frozenset(layers[: speed.layers_formed_again])
+        self.decoder = FusedDecoder(model, fp8=speed.fp8, kernels=bool(speed.kernels), again=again)
         self.device: torch.device = model.device
         self.graphs = Graphs() if speed.graphs else None
         self._names: list[str] = []

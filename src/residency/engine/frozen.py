@@ -58,11 +58,21 @@ def is_nf4(linear: nn.Module) -> bool:
     )
 
 
-def side_by_side(linears: list[nn.Linear]) -> torch.Tensor:
-    """The weights as one tensor; each linear keeps its own part of it, so nothing is stored twice."""
-    if len(linears) == 1:
-        return linears[0].weight.detach()
-    weight = torch.cat([one.weight.detach() for one in linears])
-    for one, part in zip(linears, torch.split(weight, [one.out_features for one in linears]), strict=True):
-        one.weight.data = part
-    return weight
+def side_by_side(linears: list[nn.Linear], border: int = 0, *, alternating: bool = False) -> torch.Tensor:
+    """The weights as one tensor, beside zeros `border` wide; each linear keeps its own part of it, so nothing is stored
+    twice. Their rows come one linear after the other, or alternate."""
+    first = linears[0].weight.detach()
+    out, width = sum(one.out_features for one in linears), linears[0].in_features
+    if len(linears) == 1 and not border:
+        return first
+    whole = first.new_zeros(out + border, width + border)
+    for one, part in zip(linears, shares(whole[:out, :width], linears, alternating=alternating), strict=True):
+        one.weight.data = part.copy_(one.weight)
+    return whole
+
+
+def shares(rows: torch.Tensor, linears: list[nn.Linear], *, alternating: bool) -> tuple[torch.Tensor, ...]:
+    """Each linear's rows of a matrix that has a row for every output of all of them."""
+    if alternating:
+        return tuple(rows[place :: len(linears)] for place in range(len(linears)))
+    return torch.split(rows, [one.out_features for one in linears])

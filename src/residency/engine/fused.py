@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from residency.engine import elementwise as ew
+from residency.engine import hopper
 from residency.engine.divergence import Expected
 from residency.engine.document_kernel import Documents, attend, attend_backward
 from residency.engine.frozen import Workspace, is_nf4
@@ -54,7 +55,7 @@ class HeadNorms:
         kept = []
         for norm, x in ((self.q, q), (self.k, k)):
             rows = x.reshape(-1, x.shape[2])
-            y, inverse, *_ = ew.rms_norm(rows, norm.weight, norm.variance_epsilon, False)
+            _, y, inverse, *_ = ew.rms_norm(rows, norm.weight, norm.variance_epsilon)
             x.copy_(y.view(x.shape))
             kept += [rows, inverse]
         return tuple(kept)
@@ -68,98 +69,130 @@ class HeadNorms:
 
 
 class FusedLayer:
-    def __init__(self, layer: Any, workspace: Workspace, *, fp8: bool) -> None:
+    def __init__(self, layer: Any, workspace: Workspace, *, fp8: bool, kernels: bool) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self.qkv = Product(_linears(attention, "q_proj", "k_proj", "v_proj"), workspace, fp8=fp8)
         self.o = Product(_linears(attention, "o_proj"), workspace, fp8=fp8)
-        self.gate_up = Product(_linears(mlp, "gate_proj", "up_proj"), workspace, fp8=fp8)
+        self.gate_up = Product(_linears(mlp, "gate_proj", "up_proj"), workspace, fp8=fp8, may_alternate=kernels)
         self.down = Product(_linears(mlp, "down_proj"), workspace, fp8=fp8)
         self.norms = (layer.input_layernorm, layer.post_attention_layernorm)
         self.head_norms = HeadNorms(attention.q_norm, attention.k_norm) if hasattr(attention, "q_norm") else None
         self.head_dim, self.scale, self.fp8 = attention.head_dim, attention.scaling, fp8
         self.heads = [linear.out_features // attention.head_dim for linear in self.qkv.linears]
+        self.kernels = kernels
 
-    def attention_half(self, x: torch.Tensor, one: Pass, angles: Any) -> tuple[torch.Tensor, tuple[Any, ...]]:
-        """x + o(attention(qkv(norm(x)))), and what its backward pass needs."""
-        y, inverse, *quantized = self._norm(0, x)
+    def attention_half(
+        self, x: torch.Tensor, delta: torch.Tensor | None, one: Pass, angles: Any
+    ) -> tuple[torch.Tensor, torch.Tensor, tuple[Any, ...]]:
+        """From x + delta =: x to it, to o(attention(qkv(norm(x)))) as the next delta, and to what the backward pass
+        needs, x first."""
+        x, y, inverse, *quantized = self._norm(0, x, delta, self.qkv.room(one.slots))
         qkv, inner = self.qkv.forward(y, one.slots, quantized=self._if_fp8(*quantized))
         q, k, v = self._heads(qkv)
         raw = self.head_norms.forward(q, k) if self.head_norms else ()
-        ew.rope(q, k, v, qkv, *angles)
-        out, kept = attend(q, k, v, one.documents, self.scale)
+        ew.rope(q, k, v, qkv[:, : self.qkv.out_features], *angles)
+        out, kept = attend(q, k, v, one.documents, self.scale, self.kernels)
         out = out.flatten(1)
-        z, inner_o = self.o.forward(out, one.slots, residual=x)
-        return z, (x, inverse, inner, qkv, raw, out, kept, inner_o)
+        delta, inner_o = self.o.forward(out, one.slots)
+        return x, delta, (x, inverse, inner, qkv, raw, out, kept, inner_o)
 
     def attention_half_backward(
-        self, grad: torch.Tensor, kept_all: tuple[Any, ...], one: Pass, angles: Any, wants_input: bool
+        self, grad: torch.Tensor, kept_all: tuple[Any, ...], one: Pass, angles: Any, room: int, wants_input: bool
     ) -> torch.Tensor:
+        """From the gradient for x and o's output, which is one, to that for x; `room` is left beside it."""
         x, inverse, inner, qkv, raw, out, kept, inner_o = kept_all
         grad_inner = self.o.backward_b(grad, inner_o, one.slots)
         grad_out = self.o.backward(grad, grad_inner, one.slots)
         self.o.backward_a(out, grad_inner, one.slots)
-        grads = attend_backward(self._one(grad_out), *self._heads(qkv), one.documents, self.scale, kept)
-        ew.rope(*grads, qkv, *angles, inverse=True)
+        grads = attend_backward(self._one(grad_out), *self._heads(qkv), one.documents, self.scale, kept, self.kernels)
+        ew.rope(*grads, qkv[:, : self.qkv.out_features], *angles, inverse=True)
         if self.head_norms:
             self.head_norms.backward(*self._heads(qkv)[:2], raw)
         grad_inner = self.qkv.backward_b(qkv, inner, one.slots)
         if not wants_input:
-            y, *_ = self._norm(0, x)
-            self.qkv.backward_a(y, grad_inner, one.slots)
+            self.qkv.backward_a(self._norm(0, x).rows, grad_inner, one.slots)
             return grad
         grad_y = self.qkv.backward(qkv, grad_inner, one.slots)
-        grad = ew.rms_norm_backward(grad_y, x, self.norms[0].weight, inverse, grad)
+        grad = ew.rms_norm_backward(grad_y, x, self.norms[0].weight, inverse, grad, room=room)
         self.qkv.backward_a(grad_y, grad_inner, one.slots)
         return grad
 
-    def mlp_half(self, x: torch.Tensor, one: Pass) -> tuple[torch.Tensor, tuple[Any, ...]]:
-        """x + down(silu(gate(norm(x))) * up(norm(x))), and what its backward pass needs."""
-        y, inverse, *quantized = self._norm(1, x)
-        inner = self.gate_up.inner(y, one.slots)
-        gate_up = self.gate_up.base(y, self._if_fp8(*quantized))
-        del y, quantized
-        h, *quantized = ew.swiglu(gate_up, inner, self.gate_up.b(one.slots), self.fp8)
-        z, inner_down = self.down.forward(h, one.slots, quantized=self._if_fp8(*quantized), residual=x)
-        return z, (x, inverse, inner, gate_up, inner_down)
+    def mlp_half(
+        self, x: torch.Tensor, delta: torch.Tensor, one: Pass
+    ) -> tuple[torch.Tensor, torch.Tensor, tuple[Any, ...]]:
+        """The same for down(silu(gate(norm(x))) * up(norm(x)))."""
+        slots = one.slots
+        x, y, inverse, *quantized = self._norm(1, x, delta, self.gate_up.room(slots))
+        if self.gate_up.alternating:
+            gate_up, h, inner = self._up_alternating(y, slots)
+        else:
+            gate_up, inner = self.gate_up.forward(y, slots, quantized=self._if_fp8(*quantized), loose=True)
+            del y, quantized
+            b = self.gate_up.loose_b(slots)
+            h, *quantized = ew.swiglu(self._tight(gate_up), inner, b, self.fp8, room=self.down.room(slots))
+        delta, inner_down = self.down.forward(h, slots, quantized=self._if_fp8(*quantized))
+        return x, delta, (x, inverse, inner, gate_up, inner_down)
 
-    def mlp_half_backward(self, grad: torch.Tensor, kept: tuple[Any, ...], one: Pass) -> torch.Tensor:
+    def mlp_half_backward(self, grad: torch.Tensor, kept: tuple[Any, ...], one: Pass, room: int) -> torch.Tensor:
         x, inverse, inner, gate_up, inner_down = kept
+        quantized: tuple[torch.Tensor, ...] = ()
         grad_inner_down = self.down.backward_b(grad, inner_down, one.slots)
-        h = self.down.base_backward(grad)
-        b, a = self.gate_up.b(one.slots), self.down.a(one.slots)
-        quantized = ew.swiglu_backward(gate_up, h, inner, b, grad_inner_down, a, self.fp8)
+        if self.gate_up.alternating:
+            h = self._down_alternating(grad, gate_up, one.slots)
+        else:
+            h = self.down.backward(grad, grad_inner_down, one.slots, loose=True)
+            b, a = self.gate_up.loose_b(one.slots), self.down.loose_a(one.slots)
+            quantized = ew.swiglu_backward(self._tight(gate_up), h, inner, b, grad_inner_down, a, self.fp8)
         self.down.backward_a(h, grad_inner_down, one.slots)
         del h
         grad_inner = self.gate_up.backward_b(gate_up, inner, one.slots)
         grad_y = self.gate_up.backward(gate_up, grad_inner, one.slots, quantized=self._if_fp8(*quantized))
         del gate_up, quantized
-        grad = ew.rms_norm_backward(grad_y, x, self.norms[1].weight, inverse, grad)
+        grad = ew.rms_norm_backward(grad_y, x, self.norms[1].weight, inverse, grad, room=room)
         self.gate_up.backward_a(grad_y, grad_inner, one.slots)
         return grad
 
-    def _norm(self, which: int, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        norm = self.norms[which]
-        return ew.rms_norm(x, norm.weight, norm.variance_epsilon, self.fp8)
+    def _up_alternating(self, y: torch.Tensor, slots: Slots) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        inner, weight = self.gate_up.inner(y, slots), self.gate_up.forward_matrix(slots)
+        gate_up = ew.with_room(len(y), self.gate_up.out_features, self.gate_up.room(slots), y)
+        h = ew.with_room(len(y), self.down.in_features, self.down.room(slots), y)
+        hopper.swiglu(y, weight, self._tight(gate_up), h[:, : self.down.in_features])
+        return gate_up, h, inner
 
-    def _if_fp8(self, rows: torch.Tensor, scales: torch.Tensor) -> Quantized | None:
-        return Quantized(rows, scales) if self.fp8 else None
+    def _down_alternating(self, grad: torch.Tensor, gate_up: torch.Tensor, slots: Slots) -> torch.Tensor:
+        weight = self.down.backward_matrix(slots)
+        h = ew.with_room(len(grad), self.down.in_features, 0, grad)
+        hopper.swiglu_backward(grad[:, : len(weight)], weight, self._tight(gate_up), h)
+        return h
+
+    def _norm(self, which: int, x: torch.Tensor, delta: torch.Tensor | None = None, room: int = 0) -> ew.Normed:
+        norm = self.norms[which]
+        return ew.rms_norm(x, norm.weight, norm.variance_epsilon, self.fp8, delta=delta, room=room)
+
+    def _if_fp8(self, *quantized: torch.Tensor) -> Quantized | None:
+        return Quantized(*quantized) if self.fp8 else None
+
+    def _tight(self, gate_up: torch.Tensor) -> torch.Tensor:
+        return gate_up[:, : self.gate_up.out_features]
 
     def _one(self, x: torch.Tensor) -> torch.Tensor:
         return x.view(len(x), -1, self.head_dim)
 
     def _heads(self, qkv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        q, k, v = torch.split(self._one(qkv), self.heads, dim=1)
+        q, k, v = torch.split(self._one(qkv[:, : self.qkv.out_features]), self.heads, dim=1)
         return q, k, v
 
 
 class FusedDecoder:
     """`model` is a causal language model of transformers for which `recognise` gives no objection."""
 
-    def __init__(self, model: Any, *, fp8: bool = False, again: frozenset[int] = frozenset()) -> None:
+    def __init__(
+        self, model: Any, *, fp8: bool = False, kernels: bool = False, again: frozenset[int] = frozenset()
+    ) -> None:
         self.embedding, self.rotary, self.norm = model.model.embed_tokens, model.model.rotary_emb, model.model.norm
         self.head: torch.Tensor = model.lm_head.weight.detach()
         workspace = Workspace()
-        self.layers = [FusedLayer(layer, workspace, fp8=fp8) for layer in model.model.layers]
+        self.layers = [FusedLayer(layer, workspace, fp8=fp8, kernels=kernels) for layer in model.model.layers]
         self.products = [p for layer in self.layers for p in (layer.qkv, layer.o, layer.gate_up, layer.down)]
         self.again = again
         self.adapters = Adapters(self.products, [], {})
@@ -174,43 +207,48 @@ class FusedDecoder:
         """Adds the gradients of the summed losses to the stacks. Returns each target's loss, and whether it was the
         first choice. Nothing here waits for the device."""
         kept: list[Any] = []
-        x, angles = self._forward(one, kept.append)
-        losses, correct, grad = self._loss(x, one, gradient=True)
-        del x
+        room = max(product.room(one.slots) for layer in self.layers for product in (layer.o, layer.down))
+        x, delta, angles = self._forward(one, kept.append)
+        losses, correct, grad = self._loss(x, delta, one, room)
+        del x, delta
         assert grad is not None
         for number in reversed(range(len(self.layers))):
             layer, (attention, mlp) = self.layers[number], kept.pop()
             if number in self.again:
-                x, attention = layer.attention_half(attention[0], one, angles)
-                mlp = layer.mlp_half(x, one)[1]
-                del x
-            grad = layer.mlp_half_backward(grad, mlp, one)
+                x, delta, attention = layer.attention_half(attention[0], None, one, angles)
+                mlp = layer.mlp_half(x, delta, one)[2]
+                del x, delta
+            grad = layer.mlp_half_backward(grad, mlp, one, room)
             del mlp
-            grad = layer.attention_half_backward(grad, attention, one, angles, wants_input=number > 0)
+            grad = layer.attention_half_backward(grad, attention, one, angles, room, wants_input=number > 0)
         return losses, correct
 
     @torch.no_grad()
     def score(self, one: Pass) -> tuple[torch.Tensor, torch.Tensor]:
         """Each target's loss, and whether it was the first choice."""
-        x, _ = self._forward(one, lambda kept: None)
-        return self._loss(x, one, gradient=False)[:2]
+        x, delta, _ = self._forward(one, lambda kept: None)
+        return self._loss(x, delta, one, None)[:2]
 
-    def _forward(self, one: Pass, keep: Callable[[Any], None]) -> tuple[torch.Tensor, Any]:
-        x = self.embedding(one.input_ids)
+    def _forward(self, one: Pass, keep: Callable[[Any], None]) -> tuple[torch.Tensor, torch.Tensor, Any]:
+        """The last hidden states are the sum of the first two."""
+        x, delta = self.embedding(one.input_ids), None
         cos, sin = self.rotary(x, one.position_ids[None])
         angles = (cos[0], sin[0])
         for number, layer in enumerate(self.layers):
-            y, attention = layer.attention_half(x, one, angles)
-            x, mlp = layer.mlp_half(y, one)
+            x, delta, attention = layer.attention_half(x, delta, one, angles)
+            x, delta, mlp = layer.mlp_half(x, delta, one)
             keep(((attention[0],), ()) if number in self.again else (attention, mlp))
-            del y, attention, mlp
-        return x, angles
+            del attention, mlp
+        assert delta is not None
+        return x, delta, angles
 
     def _loss(
-        self, x: torch.Tensor, one: Pass, *, gradient: bool
+        self, x: torch.Tensor, delta: torch.Tensor, one: Pass, room: int | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        rows = x.index_select(0, one.predictors)
-        y, inverse, *_ = ew.rms_norm(rows, self.norm.weight, self.norm.variance_epsilon, False)
+        """With `room`, the gradient for x too, and so much room beside it."""
+        gradient, width = room is not None, x.shape[1]
+        rows, delta = x.index_select(0, one.predictors), delta[:, :width].index_select(0, one.predictors)
+        rows, y, inverse, *_ = ew.rms_norm(rows, self.norm.weight, self.norm.variance_epsilon, delta=delta)
         results = []
         for start in range(0, len(y), CHUNK_ROWS):
             chunk = slice(start, start + CHUNK_ROWS)
@@ -224,11 +262,13 @@ class FusedDecoder:
                 torch.mm(logits, self.head, out=y[chunk])
             del logits  # before the next ones are made
         losses, correct = (torch.cat(parts) for parts in zip(*results, strict=True))
-        if not gradient:
+        if room is None:
             return losses, correct, None
         grad_rows = ew.rms_norm_backward(y, rows, self.norm.weight, inverse, torch.zeros_like(rows))
         # Places that fill up share position 0 with a real one, and their gradient is zero.
-        return losses, correct, torch.zeros_like(x).index_add_(0, one.predictors, grad_rows)
+        grad = x.new_zeros(len(x), width + room)
+        grad[:, :width].index_add_(0, one.predictors, grad_rows)
+        return losses, correct, grad
 
 
 def _linears(module: Any, *names: str) -> list[nn.Linear]:

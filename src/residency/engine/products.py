@@ -3,6 +3,10 @@
 The linears of a model that read the same input (q, k, v; gate, up) are one product here: their weights lie in one
 tensor, their A matrices below one another, their B matrices as blocks on a diagonal. The tokens of a pass belong to
 `Slots`: neighbouring adapters, each with an equal share of the tokens, in order.
+
+A single adapter lies in the border of the weight itself: [[W, B], [A, 0]]. With x A' beside x one product gives
+x W' + (x A') B', and with g B beside g one gives g W + (g B) A. The update then costs no pass over the results, and
+rows are made with room beside them, as wide as the border.
 """
 
 from __future__ import annotations
@@ -14,8 +18,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from residency.engine.elementwise import with_room
 from residency.engine.fp8 import Fp8Weight
-from residency.engine.frozen import Nf4Weight, Workspace, is_nf4, side_by_side
+from residency.engine.frozen import Nf4Weight, Workspace, is_nf4, shares, side_by_side
+
+BORDER_MULTIPLE = 16
+"""Matrices whose rows start at multiples of 32 bytes are multiplied as fast as others."""
 
 
 class Slots(NamedTuple):
@@ -46,10 +54,12 @@ class Stack:
 
 
 class Product:
-    """y = x W' + bias + (x A') B', for x (tokens, in)."""
+    """y = x W' + bias + (x A') B', for x (tokens, in). Rows may have room beside them, which counts for nothing."""
 
-    def __init__(self, linears: list[nn.Linear], workspace: Workspace, *, fp8: bool) -> None:
-        self.linears = linears
+    def __init__(
+        self, linears: list[nn.Linear], workspace: Workspace, *, fp8: bool, may_alternate: bool = False
+    ) -> None:
+        self.linears, self.may_alternate = linears, may_alternate
         self.weight: torch.Tensor | Fp8Weight | Nf4Weight
         if is_nf4(linears[0]):
             self.weight = Nf4Weight(linears, workspace)
@@ -61,6 +71,22 @@ class Product:
         biases = [one.bias for one in linears]
         self.bias = None if biases[0] is None else torch.cat([bias.detach() for bias in biases])
         self.stack: Stack | None = None
+        self.bordered = self.weight if isinstance(self.weight, torch.Tensor) else None
+        """A plain weight with its border, shape (out + rank, in + rank)."""
+        self.alternating = False
+        """Whether the rows of the linears alternate in the weight, instead of one linear's coming after another's."""
+
+    def lay(self, rank: int, *, alternating: bool) -> torch.Tensor:
+        """Gives a plain weight a border of this width, and returns both."""
+        assert self.bordered is not None
+        if len(self.bordered) != self.out_features + rank or alternating != self.alternating:
+            self.bordered, self.alternating = side_by_side(self.linears, rank, alternating=alternating), alternating
+            self.weight = self.bordered[: self.out_features, : self.in_features]
+        return self.bordered
+
+    def room(self, slots: Slots) -> int:
+        """The columns that rows of a pass are to have beside them."""
+        return 0 if self.bordered is None or not slots.adapters else len(self.bordered) - self.out_features
 
     def a(self, slots: Slots) -> torch.Tensor | None:
         """The A matrices of the pass, shape (adapters, rank, in); None without adapters."""
@@ -78,64 +104,80 @@ class Product:
             else self.stack.b[slots.first : slots.first + slots.adapters]
         )
 
-    def base(self, x: torch.Tensor, quantized: Quantized | None = None) -> torch.Tensor:
-        """x W' + bias alone."""
-        if isinstance(self.weight, Fp8Weight):
-            y = self.weight.forward(x, quantized)
-            return y if self.bias is None else y.add_(self.bias)
-        return torch.nn.functional.linear(x, self._matrix(), self.bias)
+    def loose_a(self, slots: Slots) -> torch.Tensor | None:
+        """A, where `backward` leaves the update to the caller who lets it."""
+        return None if self.room(slots) else self.a(slots)
 
-    def base_backward(self, grad: torch.Tensor, quantized: Quantized | None = None) -> torch.Tensor:
-        """grad W."""
-        return self.weight.backward(grad, quantized) if isinstance(self.weight, Fp8Weight) else grad @ self._matrix()
+    def loose_b(self, slots: Slots) -> torch.Tensor | None:
+        """B, where `forward` leaves the update to the caller who lets it."""
+        return None if self.room(slots) else self.b(slots)
+
+    def forward_matrix(self, slots: Slots) -> torch.Tensor:
+        """[W, B] of a plain weight, for x with x A' beside it; W alone for a pass without border."""
+        assert self.bordered is not None
+        return self.bordered[: self.out_features, : self.in_features + self.room(slots)]
+
+    def backward_matrix(self, slots: Slots) -> torch.Tensor:
+        """[W; A] for a gradient with the one for x A' beside it; W alone for a pass without border."""
+        assert self.bordered is not None
+        return self.bordered[: self.out_features + self.room(slots), : self.in_features]
 
     def inner(self, x: torch.Tensor, slots: Slots) -> torch.Tensor | None:
-        """x A'."""
+        """x A'. Where x has room for it, it is put there too."""
         a = self.a(slots)
-        return None if a is None else _batched(x, a.mT)
+        return None if a is None else _beside(x, self.in_features, _batched(x[:, : self.in_features], a.mT))
+
+    def forward(
+        self, x: torch.Tensor, slots: Slots, *, quantized: Quantized | None = None, loose: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Returns the product, and x A' for the backward pass. `loose`: without the update, where `loose_b` is one.
+
+        The product has room beside it if x has.
+        """
+        inner, b = self.inner(x, slots), None if loose else self.loose_b(slots)
+        rows, room = x[:, : self.in_features], self.room(slots)
+        if room and x.shape[1] >= self.in_features + room:
+            y = with_room(len(x), self.out_features, room, x)
+            weight = self.forward_matrix(slots)
+            torch.mm(x[:, : weight.shape[1]], weight.T, out=y[:, : self.out_features])
+        elif isinstance(self.weight, Fp8Weight):
+            y = self.weight.forward(rows, quantized)
+            y = y if b is None or inner is None else _batched(inner, b.mT, onto=y)
+        elif inner is None or loose:
+            y = rows @ self._matrix().T
+        else:  # the update first and the large product onto it, so that y is not read and written again
+            b = self.b(slots)
+            assert b is not None
+            y = _batched(inner, b.mT).addmm_(rows, self._matrix().T)
+        if self.bias is not None:
+            y[:, : self.out_features] += self.bias
+        return y, inner
 
     def backward_b(self, grad: torch.Tensor, inner: torch.Tensor | None, slots: Slots) -> torch.Tensor | None:
-        """Adds B's gradient. Returns the one for x A'."""
+        """Adds B's gradient. Returns the one for x A', and where `grad` has room for it puts it there too."""
         b = self.b(slots)
         if b is None or inner is None or self.stack is None:
             return None
-        _accumulate(self.stack.grad_b[slots.first : slots.first + slots.adapters], grad, inner)
-        return _batched(grad, b)
-
-    def forward(
-        self, x: torch.Tensor, slots: Slots, *, quantized: Quantized | None = None,
-        residual: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
-        """Returns the product (plus `residual`), and x A' for the backward pass.
-
-        The update is formed first and the large product added onto it, so that y is not read and written again.
-        """
-        y, b, inner = residual, self.b(slots), self.inner(x, slots)
-        if b is not None and inner is not None:
-            if isinstance(self.weight, Fp8Weight):
-                y = _batched(inner, b.mT, onto=self.weight.forward(x, quantized))
-                y = y if residual is None else y.add_(residual)
-                return (y if self.bias is None else y.add_(self.bias)), inner
-            y = _batched(inner, b.mT, plus=residual)
-        elif residual is not None:
-            y = residual.clone()
-        if isinstance(self.weight, Fp8Weight):
-            product = self.weight.forward(x, quantized)
-            y = product if y is None else y.add_(product)
-        else:
-            y = x @ self._matrix().T if y is None else y.addmm_(x, self._matrix().T)
-        return (y if self.bias is None else y.add_(self.bias)), inner
+        rows = grad[:, : self.out_features]
+        _accumulate(self.stack.grad_b[slots.first : slots.first + slots.adapters], rows, inner)
+        return _beside(grad, self.out_features, _batched(rows, b))
 
     def backward(
-        self, grad: torch.Tensor, grad_inner: torch.Tensor | None, slots: Slots, *, quantized: Quantized | None = None
+        self, grad: torch.Tensor, grad_inner: torch.Tensor | None, slots: Slots, *, quantized: Quantized | None = None,
+        loose: bool = False,
     ) -> torch.Tensor:  # fmt: skip
-        """The gradient for x, from the one for x A'."""
-        a = self.a(slots)
-        if a is None or grad_inner is None:
-            return self.base_backward(grad, quantized)
+        """The gradient for x, from the one for x A'. `loose`: without the update, where `loose_a` is one."""
+        a = None if loose else self.loose_a(slots)
+        rows = grad[:, : self.out_features]
+        if self.room(slots):
+            weight = self.backward_matrix(slots)
+            return grad[:, : len(weight)] @ weight
         if isinstance(self.weight, Fp8Weight):
-            return _batched(grad_inner, a, onto=self.weight.backward(grad, quantized))
-        return _batched(grad_inner, a).addmm_(grad, self._matrix())
+            y = self.weight.backward(rows, quantized)
+            return y if a is None or grad_inner is None else _batched(grad_inner, a, onto=y)
+        if a is None or grad_inner is None:
+            return rows @ self._matrix()
+        return _batched(grad_inner, a).addmm_(rows, self._matrix())
 
     def _matrix(self) -> torch.Tensor:
         """The weight, shape (out, in), in the dtype of x."""
@@ -147,21 +189,22 @@ class Product:
             _accumulate(self.stack.grad_a[slots.first : slots.first + slots.adapters], grad_inner, x)
 
 
-def _batched(
-    x: torch.Tensor, w: torch.Tensor, *, onto: torch.Tensor | None = None, plus: torch.Tensor | None = None
-) -> torch.Tensor:
-    """x (tokens, in), w (count, in, out): the i-th share of the rows times w[i]; added onto `onto` in place, or plus
-    `plus` in a new tensor."""
+def _beside(x: torch.Tensor, width: int, inner: torch.Tensor) -> torch.Tensor:
+    """Puts `inner` behind the first columns of x, if there is room, and returns it."""
+    if x.shape[1] >= width + inner.shape[1]:
+        x[:, width : width + inner.shape[1]] = inner
+    return inner
+
+
+def _batched(x: torch.Tensor, w: torch.Tensor, *, onto: torch.Tensor | None = None) -> torch.Tensor:
+    """x (tokens, in), w (count, in, out): the i-th share of the rows times w[i]; added onto `onto` in place."""
     if len(w) == 1:
-        if onto is not None:
-            return onto.addmm_(x, w[0])
-        return x @ w[0] if plus is None else torch.addmm(plus, x, w[0])
-    shares, width = x.view(len(w), -1, x.shape[1]), w.shape[2]
-    if onto is not None:
-        onto.view(len(w), -1, width).baddbmm_(shares, w)
-        return onto
-    y = shares @ w if plus is None else torch.baddbmm(plus.view(len(w), -1, width), shares, w)
-    return y.view(len(x), width)
+        return x @ w[0] if onto is None else onto.addmm_(x, w[0])
+    shared, width = x.view(len(w), -1, x.shape[1]), w.shape[2]
+    if onto is None:
+        return (shared @ w).view(len(x), width)
+    onto.view(len(w), -1, width).baddbmm_(shared, w)
+    return onto
 
 
 def _accumulate(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
@@ -250,31 +293,43 @@ def copies(pairs: list[tuple[torch.Tensor, torch.Tensor, float]]) -> Callable[[]
 def _stack(product: Product, names: list[str], layers: list[Any], adapters: Adapters) -> None:
     present = [layer for layer in layers if layer is not None]
     ranks = {name: sum(layer.r[name] for layer in present if name in layer.lora_A) for name in names}
-    if not any(ranks.values()):
-        product.stack = None
+    product.stack = stack = _room_for(product, len(names), max(ranks.values(), default=0))
+    if stack is None:
         return
-    rank = max(16, 1 << (max(ranks.values()) - 1).bit_length())  # the kernels' tiles take powers of two
-    like = product.weight if isinstance(product.weight, torch.Tensor) else product.weight.like
-    a = torch.zeros(len(names), rank, product.in_features, dtype=like.dtype, device=like.device)
-    b = torch.zeros(len(names), product.out_features, rank, dtype=like.dtype, device=like.device)
-    stack = Stack(a, b, torch.zeros_like(a, dtype=torch.float32), torch.zeros_like(b, dtype=torch.float32))
-    product.stack = stack
     for slot, name in enumerate(names):
         adapters.grads[name] += [stack.grad_a[slot], stack.grad_b[slot]]
-        first_rank = first_row = 0
-        for linear, layer in zip(product.linears, layers, strict=True):
-            rows = slice(first_row, first_row + linear.out_features)
-            first_row += linear.out_features
+        first_rank = 0
+        values, grads = (
+            shares(b[slot], product.linears, alternating=product.alternating) for b in (stack.b, stack.grad_b)
+        )
+        for layer, b, grad_b in zip(layers, values, grads, strict=True):
             if layer is None or name not in layer.lora_A:
                 continue
             ranks_here = slice(first_rank, first_rank + layer.r[name])
             first_rank += layer.r[name]
             adapters.linked[name] += [
-                Linked(layer.lora_A[name].weight, a[slot, ranks_here], stack.grad_a[slot, ranks_here], 1.0),
-                Linked(
-                    layer.lora_B[name].weight,
-                    b[slot, rows, ranks_here],
-                    stack.grad_b[slot, rows, ranks_here],
-                    layer.scaling[name],
-                ),
+                Linked(layer.lora_A[name].weight, stack.a[slot, ranks_here], stack.grad_a[slot, ranks_here], 1.0),
+                Linked(layer.lora_B[name].weight, b[:, ranks_here], grad_b[:, ranks_here], layer.scaling[name]),
             ]
+
+
+def _room_for(product: Product, adapters: int, rank: int) -> Stack | None:
+    """A single adapter gets its place in the border of a plain weight."""
+    out, width = product.out_features, product.in_features
+    alone = adapters == 1
+    if isinstance(product.weight, torch.Tensor):
+        border = -(-rank // BORDER_MULTIPLE) * BORDER_MULTIPLE if alone else 0
+        bordered = product.lay(border, alternating=alone and product.may_alternate)
+        if rank and alone:
+            a, b = bordered[None, out:, :width], bordered[None, :out, width:]
+            return Stack(a, b, _zeros(a), _zeros(b))
+    if not rank:
+        return None
+    rank = max(16, 1 << (rank - 1).bit_length())  # the kernels' tiles take powers of two
+    like = product.weight if isinstance(product.weight, torch.Tensor) else product.weight.like
+    a, b = like.new_zeros(adapters, rank, width), like.new_zeros(adapters, out, rank)
+    return Stack(a, b, _zeros(a), _zeros(b))
+
+
+def _zeros(like: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(like.shape, dtype=torch.float32, device=like.device)

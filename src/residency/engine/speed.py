@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from residency.engine import hopper
 from residency.engine.fused import in_nf4, recognise
 
 LARGEST_GRAPH_PARAMETERS = 3e9
@@ -24,6 +25,8 @@ class Speed:
     """Training passes written out for Llama-like models with plain LoRA, instead of transformers' and autograd's."""
     graphs: bool | None = None
     """Whole passes and steps recorded as CUDA graphs."""
+    kernels: bool | None = None
+    """In fused passes, the attention and the products of installed packages (`hopper`)."""
     fp8: bool = False
     """The frozen weights in FP8. It changes the numbers a little, so nobody but the user decides for it."""
     shared: bool | None = None
@@ -46,10 +49,11 @@ def choose(wanted: Speed, model: Any, *, plain_lora: bool, autocast: bool) -> tu
     )  # fmt: skip
     fp8, reasons["fp8"] = objection is None, objection or "asked for"
     graphs = _graphs(wanted, model, fused, reasons)
+    kernels = _kernels(wanted, model, fused, graphs, reasons)
     if fused:
         reasons["share_prefix"] = "fused passes compute every row whole"
     shared = model.device.type != "cpu" if wanted.shared is None else wanted.shared
-    return Speed(fused, graphs, fp8, shared, wanted.layers_formed_again), reasons
+    return Speed(fused, graphs, kernels, fp8, shared, wanted.layers_formed_again), reasons
 
 
 def _fused(wanted: Speed, model: Any, plain_lora: bool, autocast: bool, reasons: dict[str, str]) -> bool:
@@ -75,6 +79,19 @@ def _graphs(wanted: Speed, model: Any, fused: bool, reasons: dict[str, str]) -> 
         else "the model is large enough to keep the card busy"
     )  # fmt: skip
     reasons["graphs"] = objection or "the model is small: launches would take longer than the work"
+    return objection is None
+
+
+def _kernels(wanted: Speed, model: Any, fused: bool, graphs: bool, reasons: dict[str, str]) -> bool:
+    objection = (
+        "switched off" if wanted.kernels is False
+        else "needs the fused passes" if not fused
+        else None if wanted.kernels
+        else "needs a CUDA device" if model.device.type != "cuda"
+        else "they are for passes that are not recorded" if graphs
+        else hopper.lacking()
+    )  # fmt: skip
+    reasons["kernels"] = objection or "flash-attn-4 and quack-kernels"
     return objection is None
 
 

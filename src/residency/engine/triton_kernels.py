@@ -13,6 +13,8 @@ import torch
 import triton
 import triton.language as tl
 
+from residency.engine.elementwise import with_room
+
 E4M3_MAX = tl.constexpr(448.0)
 SWIGLU_TILE, SWIGLU_TILE_FP8 = (32, 128), (64, 64)
 """Rows and columns of a program, measured best on an H200 (with 4 warps)."""
@@ -35,15 +37,23 @@ def _turn(matrix, out, rows, columns, TILE: tl.constexpr):
 
 
 @triton.jit
-def _rms_norm(x, weight, y, inverse, quantized, scales, width, epsilon, QUANTIZE: tl.constexpr, BLOCK: tl.constexpr):
+def _rms_norm(
+    x, delta, weight, total, y, inverse, quantized, scales, delta_row, y_row, width, epsilon,
+    ADD: tl.constexpr, QUANTIZE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < width
     values = tl.load(x + row * width + column, inside, 0.0).to(tl.float32)
+    if ADD:
+        values += tl.load(delta + row * delta_row + column, inside, 0.0).to(tl.float32)
+        rounded = values.to(total.dtype.element_ty)
+        tl.store(total + row * width + column, rounded, inside)
+        values = rounded.to(tl.float32)
     factor = tl.rsqrt(tl.sum(values * values) / width + epsilon)
     normed = (values * factor).to(y.dtype.element_ty).to(tl.float32)
     out = (normed * tl.load(weight + column, inside, 0.0).to(tl.float32)).to(y.dtype.element_ty)
-    tl.store(y + row * width + column, out, inside)
+    tl.store(y + row * y_row + column, out, inside)
     tl.store(inverse + row, factor)
     if QUANTIZE:
         out = out.to(tl.float32)
@@ -51,7 +61,9 @@ def _rms_norm(x, weight, y, inverse, quantized, scales, width, epsilon, QUANTIZE
 
 
 @triton.jit
-def _rms_norm_backward(grad, x, weight, inverse, residual, grad_x, width, BLOCK: tl.constexpr):
+def _rms_norm_backward(
+    grad, x, weight, inverse, residual, grad_x, residual_row, grad_x_row, width, BLOCK: tl.constexpr
+):
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < width
@@ -61,8 +73,9 @@ def _rms_norm_backward(grad, x, weight, inverse, residual, grad_x, width, BLOCK:
     normed = tl.load(x + at, inside, 0.0).to(tl.float32) * factor
     scaled = tl.load(grad + at, inside, 0.0).to(tl.float32) * scale
     mean = tl.sum(scaled * normed) / width
-    out = factor * (scaled - normed * mean) + tl.load(residual + at, inside, 0.0).to(tl.float32)
-    tl.store(grad_x + at, out.to(grad_x.dtype.element_ty), inside)
+    beside = tl.load(residual + row * residual_row + column, inside, 0.0).to(tl.float32)
+    out = factor * (scaled - normed * mean) + beside
+    tl.store(grad_x + row * grad_x_row + column, out.to(grad_x.dtype.element_ty), inside)
     again = normed.to(grad.dtype.element_ty).to(tl.float32) * scale
     tl.store(grad + at, again.to(grad.dtype.element_ty), inside)
 
@@ -111,7 +124,7 @@ def _added(x, inner, row, there, matrix, across, ranks, column, inside, RANK: tl
 
 @triton.jit
 def _swiglu(
-    gate_up, inner, b, h, highest, tokens, tokens_per_slot, width,
+    gate_up, inner, b, h, highest, tokens, tokens_per_slot, width, gate_up_row, h_row,
     RANK: tl.constexpr, QUANTIZE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     slot = (tl.program_id(1) * ROWS // tokens_per_slot).to(tl.int64)
@@ -119,7 +132,7 @@ def _swiglu(
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     there, inside = row < tokens, column < width
     both = there[:, None] & inside[None, :]
-    at_gate = gate_up + row[:, None] * 2 * width + column[None, :]
+    at_gate = gate_up + row[:, None] * gate_up_row + column[None, :]
     gate = tl.load(at_gate, both, 0.0).to(tl.float32)
     up = tl.load(at_gate + width, both, 0.0).to(tl.float32)
     if RANK > 0:
@@ -127,14 +140,14 @@ def _swiglu(
         gate = _added(gate, inner, row, there, b, RANK, 1, column, inside, RANK)
         up = _added(up, inner, row, there, b + width * RANK, RANK, 1, column, inside, RANK)
     out = ((gate * tl.sigmoid(gate)).to(h.dtype.element_ty).to(tl.float32) * up).to(h.dtype.element_ty)
-    tl.store(h + row[:, None] * width + column[None, :], out, both)
+    tl.store(h + row[:, None] * h_row + column[None, :], out, both)
     if QUANTIZE:
         tl.atomic_max(highest + row, tl.max(tl.abs(out.to(tl.float32)), 1), there, sem="relaxed")
 
 
 @triton.jit
 def _swiglu_backward(
-    gate_up, grad_h, inner, b, grad_inner_next, a, highest, tokens, tokens_per_slot, width,
+    gate_up, grad_h, inner, b, grad_inner_next, a, highest, tokens, tokens_per_slot, width, gate_up_row,
     RANK: tl.constexpr, NEXT: tl.constexpr, QUANTIZE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     slot = (tl.program_id(1) * ROWS // tokens_per_slot).to(tl.int64)
@@ -142,7 +155,7 @@ def _swiglu_backward(
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     there, inside = row < tokens, column < width
     both = there[:, None] & inside[None, :]
-    at_gate = gate_up + row[:, None] * 2 * width + column[None, :]
+    at_gate = gate_up + row[:, None] * gate_up_row + column[None, :]
     at_h = grad_h + row[:, None] * width + column[None, :]
     gate = tl.load(at_gate, both, 0.0).to(tl.float32)
     up = tl.load(at_gate + width, both, 0.0).to(tl.float32)
@@ -166,13 +179,13 @@ def _swiglu_backward(
 
 
 @triton.jit
-def _quantize(x, quantized, highest, scales, tokens, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def _quantize(x, quantized, highest, scales, tokens, width, x_row, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     row = (tl.program_id(1) * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     both = (row < tokens) & (column < width)
     scale = tl.maximum(tl.load(highest + row, row < tokens, 1.0), 1e-12) / E4M3_MAX
     tl.store(scales + row, scale, (row < tokens) & (tl.program_id(0) == 0))
-    values = tl.load(x + row * width + column, both, 0.0).to(tl.float32)
+    values = tl.load(x + row * x_row + column, both, 0.0).to(tl.float32)
     tl.store(quantized + row * width + column, (values / scale).to(tl.float8e4nv), both)
 
 
@@ -248,20 +261,28 @@ def _quantized(rows: int, width: int, like: torch.Tensor, wanted: bool) -> tuple
     )
 
 
-def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float, quantize: bool) -> tuple[torch.Tensor, ...]:
+def rms_norm(
+    x: torch.Tensor, weight: torch.Tensor, epsilon: float, quantize: bool, delta: torch.Tensor | None, room: int
+) -> tuple[torch.Tensor, ...]:
     rows, width = x.shape
-    y, inverse = torch.empty_like(x), torch.empty(rows, dtype=torch.float32, device=x.device)
+    y, inverse = with_room(rows, width, room, x), torch.empty(rows, dtype=torch.float32, device=x.device)
+    total = x if delta is None else torch.empty_like(x)
     q, s = _quantized(rows, width, x, quantize)
-    _rms_norm[(rows,)](x, weight, y, inverse, q, s, width, epsilon, QUANTIZE=quantize, **_block(width))
-    return y, inverse, q, s
+    given = x if delta is None else delta
+    _rms_norm[(rows,)](
+        x, given, weight, total, y, inverse, q, s, given.stride(0), y.stride(0), width, epsilon,
+        ADD=delta is not None, QUANTIZE=quantize, **_block(width),
+    )  # fmt: skip
+    return total, y, inverse, q, s
 
 
 def rms_norm_backward(
-    grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, inverse: torch.Tensor, residual: torch.Tensor
+    grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, inverse: torch.Tensor, residual: torch.Tensor, room: int
 ) -> torch.Tensor:
     rows, width = x.shape
-    grad_x = torch.empty_like(x)
-    _rms_norm_backward[(rows,)](grad, x, weight, inverse, residual, grad_x, width, **_block(width))
+    grad_x = with_room(rows, width, room, x)
+    steps = residual.stride(0), grad_x.stride(0)
+    _rms_norm_backward[(rows,)](grad, x, weight, inverse, residual, grad_x, *steps, width, **_block(width))
     return grad_x
 
 
@@ -294,23 +315,23 @@ def _quantize_with(x: torch.Tensor, highest: torch.Tensor) -> tuple[torch.Tensor
     q, s = _quantized(rows, width, x, len(highest) > 0)
     if len(highest):
         grid, tiles = _grid(rows, 1, width, True)
-        _quantize[grid](x, q, highest, s, rows, width, **tiles)
+        _quantize[grid](x, q, highest, s, rows, width, x.stride(0), **tiles)
     return q, s
 
 
 def swiglu(
-    gate_up: torch.Tensor, inner: torch.Tensor | None, b: torch.Tensor | None, quantize: bool
+    gate_up: torch.Tensor, inner: torch.Tensor | None, b: torch.Tensor | None, quantize: bool, room: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     rows, width = gate_up.shape[0], gate_up.shape[1] // 2
-    h = torch.empty(rows, width, dtype=gate_up.dtype, device=gate_up.device)
+    h = with_room(rows, width, room, gate_up)
     highest = torch.zeros(rows if quantize else 0, device=h.device)
     slots = 1 if b is None else len(b)
     grid, tiles = _grid(rows, slots, width, quantize)
     _swiglu[grid](
         gate_up, h if inner is None else inner, h if b is None else b, h, highest, rows, rows // slots, width,
-        RANK=_rank(b, 2), QUANTIZE=quantize, **tiles,
+        gate_up.stride(0), h.stride(0), RANK=_rank(b, 2), QUANTIZE=quantize, **tiles,
     )  # fmt: skip
-    return h, *_quantize_with(h, highest)
+    return h, *_quantize_with(h[:, :width], highest)
 
 
 def swiglu_backward(
@@ -323,7 +344,7 @@ def swiglu_backward(
     grid, tiles = _grid(rows, slots, width, quantize)
     given = [grad_h if one is None else one for one in (inner, b, grad_inner_next, a)]
     _swiglu_backward[grid](
-        gate_up, grad_h, *given, highest, rows, rows // slots, width,
+        gate_up, grad_h, *given, highest, rows, rows // slots, width, gate_up.stride(0),
         RANK=_rank(b, 2), NEXT=_rank(a, 1), QUANTIZE=quantize, **tiles,
     )  # fmt: skip
     return _quantize_with(gate_up, highest)

@@ -123,10 +123,10 @@ def plain_layer_bytes(facts: ModelFacts, adapter: Lora[Any] | Full | Peft, passe
 
 
 def fused_layer_bytes(facts: ModelFacts, passes: Passes, rank: int) -> int:
-    """Both residual inputs, q, k and v, the attention's output, gate and up; each product's x A'; the norms' factors
-    and the attention's log-sums in float32."""
+    """Both residual inputs, q, k and v, the attention's output, gate and up; each product's x A', and where it lies in
+    the weights' border the room beside two of them; the norms' factors and the attention's log-sums in float32."""
     h, f, q, kv = widths(facts)
-    inner = stacked_rank(3 * rank) + stacked_rank(2 * rank) + 2 * stacked_rank(rank)
+    inner = stacked_rank(3 * rank) + stacked_rank(2 * rank) + 2 * stacked_rank(rank) + (0 if passes.fp8 else 5 * rank)
     head_norms = q + kv if facts.model_type == "qwen3" else 0
     return passes.bytes_per_element * (2 * h + q + 2 * kv + q + head_norms + 2 * f + inner) + 4 * (2 + facts.heads)
 

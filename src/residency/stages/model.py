@@ -95,6 +95,7 @@ def engine_for(
         autocast=autocast,
         speed=Speed(
             fused=None if resolved.speed.fused else False,
+            kernels=None if resolved.speed.kernels else False,
             fp8=resolved.speed.fp8,
             layers_formed_again=resolved.speed.recompute_layers,
         ),

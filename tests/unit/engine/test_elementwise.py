@@ -50,13 +50,41 @@ def test_rms_norm(kernels: str) -> None:
     def plain(x: torch.Tensor) -> torch.Tensor:
         return F.rms_norm(x, (WIDTH,), weight, 1e-5)
 
-    y, inverse, rows, scales = ew.rms_norm(x, weight, 1e-5, True)
+    total, y, inverse, rows, scales = ew.rms_norm(x, weight, 1e-5, True)
+    assert total is x
     torch.testing.assert_close(y, plain(x))
     assert_quantized(rows, scales, y)
     expected = gradient(plain, x, grad) + residual
     again = grad.clone()
     torch.testing.assert_close(ew.rms_norm_backward(again, x, weight, inverse, residual), expected)
     torch.testing.assert_close(again, y)
+
+
+def test_a_sum_is_normed_and_room_is_left_beside_what_comes_out(kernels: str) -> None:
+    x, wide, weight, grad = (random(TOKENS, WIDTH), random(TOKENS, WIDTH + 32, seed=1), random(WIDTH, seed=2),
+                             random(TOKENS, WIDTH, seed=3))  # fmt: skip
+    normed = ew.rms_norm(x, weight, 1e-5, delta=wide, room=16)
+    torch.testing.assert_close(normed.total, x + wide[:, :WIDTH])
+    assert normed.rows.shape == (TOKENS, WIDTH + 16)
+    torch.testing.assert_close(normed.rows[:, :WIDTH], F.rms_norm(normed.total, (WIDTH,), weight, 1e-5))
+    tight = ew.rms_norm_backward(grad.clone(), x, weight, normed.inverse, wide[:, :WIDTH].contiguous())
+    roomy = ew.rms_norm_backward(grad.clone(), x, weight, normed.inverse, wide, room=16)
+    assert roomy.shape == (TOKENS, WIDTH + 16)
+    torch.testing.assert_close(roomy[:, :WIDTH], tight)
+
+
+def test_swiglu_of_rows_that_lie_further_apart(kernels: str) -> None:
+    wide, grad = random(64, 2 * WIDTH + 16), random(64, WIDTH, seed=1)
+    gate_up, beside = wide[:, : 2 * WIDTH], wide[:, 2 * WIDTH :].clone()
+    tight, tight_grad = gate_up.clone(), grad.clone()
+    h, *_ = ew.swiglu(gate_up, None, None, False, room=32)
+    assert h.shape == (64, WIDTH + 32)
+    torch.testing.assert_close(h[:, :WIDTH], ew.swiglu(tight, None, None, False)[0])
+    for one, other in ((gate_up, grad), (tight, tight_grad)):
+        ew.swiglu_backward(one, other, None, None, None, None, False)
+    torch.testing.assert_close(gate_up, tight)
+    torch.testing.assert_close(grad, tight_grad)
+    assert torch.equal(wide[:, 2 * WIDTH :], beside)
 
 
 def test_rope_turns_forth_and_back(kernels: str) -> None:
