@@ -15,6 +15,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCau
 
 from residency.config.model import Model
 from residency.data.messages import Rendered
+from residency.engine import products
 from residency.engine.batch import needed_length
 from residency.engine.divergence import Remembered
 from residency.engine.engine import Engine
@@ -69,9 +70,13 @@ def test_every_batching_gives_the_plain_loss_and_gradients(
     assert_same(fused_gradients(fused_engine(speed, **settings), batches), plain_gradients(rows, LORA))
 
 
+@pytest.mark.parametrize("copied", [0.0, 1.0], ids=["one base", "a copy for each"])
 @pytest.mark.parametrize("speed", [FUSED, KERNELS], ids=["own kernels", "kernels of packages"])
-def test_an_adapter_moves_into_the_border_of_the_weights_and_out_again(speed: Speed) -> None:
-    """Alone it lies there, beside others it does not, and neither it nor the base is changed by the move."""
+def test_an_adapter_moves_into_the_border_of_the_weights_and_out_again(
+    speed: Speed, copied: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alone it lies there, beside others only in a copy of a small base, and no move changes it or the base."""
+    monkeypatch.setattr(products, "COPIES_SHARE", copied)
     rows, settings = random_rows(6), {"one": StepSettings(1e-2)}
     engine, plain = fused_engine(speed), fused_engine(Speed(fused=False))
     base = [score.logprobs for score in plain.logprobs(None, rows)]
@@ -84,8 +89,11 @@ def test_an_adapter_moves_into_the_border_of_the_weights_and_out_again(speed: Sp
         losses = [one.forward_backward({"one": rows})["one"].mean for one in (engine, plain)]
         norms = [one.step(settings)["one"] for one in (engine, plain)]
         assert engine._fast is not None
-        products = engine._fast.decoder.products
-        assert all((product.stack.a._base is product.bordered) == (not others) for product in products)  # type: ignore[union-attr]
+        for product in engine._fast.decoder.products:
+            assert product.stack is not None
+            assert product.bordered is not None
+            assert (product.stack.a._base is product.bordered) == (not others or copied == 1.0)
+            assert len(product.bordered) == (1 + len(others) if copied else 1)
         assert losses[0] == pytest.approx(losses[1], rel=1e-5)
         assert norms[0] == pytest.approx(norms[1], rel=1e-4)
         for ours, theirs in zip(engine.logprobs(None, rows), base, strict=True):
@@ -190,7 +198,11 @@ def test_norms_of_each_head_as_in_qwen3() -> None:
         np.testing.assert_allclose(logprobs, results[0][2], atol=1e-5)
 
 
-def test_several_adapters_train_as_each_alone_with_the_plain_passes() -> None:
+@pytest.mark.parametrize("copied", [0.0, 1.0], ids=["one base", "a copy for each"])
+def test_several_adapters_train_as_each_alone_with_the_plain_passes(
+    copied: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "COPIES_SHARE", copied)
     rows = {name: random_rows(6, seed=seed) for seed, name in enumerate(NAMES)}
     settings = {name: StepSettings(1e-2 * (seed + 1)) for seed, name in enumerate(NAMES)}
     together = Engine(tiny_llama(), micro_batch_tokens=128, speed=Speed(fused=True, shared=True))

@@ -165,11 +165,10 @@ class FastPath:
     ) -> torch.Tensor:
         adapters = self.decoder.adapters
         adapters.collect(name)
-        gradients = [one.parameter.grad for one in adapters.linked[name] if one.parameter.grad is not None]
-        torch._foreach_mul_(gradients, rates[1])
-        norm = torch.nn.utils.get_total_norm(gradients)
+        gradients = adapters.gradients[name].mul_(rates[1])
+        norm: torch.Tensor = torch.linalg.vector_norm(gradients)
         if settings.max_grad_norm is not None:
-            torch._foreach_mul_(gradients, (settings.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
+            gradients.mul_((settings.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
         for group in optimizer.param_groups:
             group["lr"] = rates[0]
             group["weight_decay"] = settings.weight_decay

@@ -20,7 +20,7 @@ class Fp8Weight:
     """Takes the place of the linears' own weights, which are dropped: they multiply by this one from now on."""
 
     def __init__(self, linears: list[nn.Linear], workspace: Workspace) -> None:
-        weight = side_by_side(linears)
+        weight = side_by_side(linears)[0]
         self.shape = weight.shape
         self.like = weight.new_empty(0)
         """In the dtype of the results."""

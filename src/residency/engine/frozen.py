@@ -58,16 +58,19 @@ def is_nf4(linear: nn.Module) -> bool:
     )
 
 
-def side_by_side(linears: list[nn.Linear], border: int = 0, *, alternating: bool = False) -> torch.Tensor:
-    """The weights as one tensor, beside zeros `border` wide; each linear keeps its own part of it, so nothing is stored
-    twice. Their rows come one linear after the other, or alternate."""
+def side_by_side(
+    linears: list[nn.Linear], border: int = 0, copies: int = 1, *, alternating: bool = False
+) -> torch.Tensor:  # fmt: skip
+    """The weights as one tensor, beside zeros `border` wide, shape (copies, out + border, in + border). Each linear
+    keeps its own part of the first. Their rows come one linear after the other, or alternate."""
     first = linears[0].weight.detach()
     out, width = sum(one.out_features for one in linears), linears[0].in_features
     if len(linears) == 1 and not border:
-        return first
-    whole = first.new_zeros(out + border, width + border)
-    for one, part in zip(linears, shares(whole[:out, :width], linears, alternating=alternating), strict=True):
+        return first[None]
+    whole = first.new_zeros(copies, out + border, width + border)
+    for one, part in zip(linears, shares(whole[0, :out, :width], linears, alternating=alternating), strict=True):
         one.weight.data = part.copy_(one.weight)
+    whole[1:] = whole[0]
     return whole
 
 

@@ -153,14 +153,14 @@ class FusedLayer:
         return grad
 
     def _up_alternating(self, y: torch.Tensor, slots: Slots) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        inner, weight = self.gate_up.inner(y, slots), self.gate_up.forward_matrix(slots)
+        inner, weight = self.gate_up.inner(y, slots), self.gate_up.forward_matrix(slots)[0]
         gate_up = ew.with_room(len(y), self.gate_up.out_features, self.gate_up.room(slots), y)
         h = ew.with_room(len(y), self.down.in_features, self.down.room(slots), y)
         hopper.swiglu(y, weight, self._tight(gate_up), h[:, : self.down.in_features])
         return gate_up, h, inner
 
     def _down_alternating(self, grad: torch.Tensor, gate_up: torch.Tensor, slots: Slots) -> torch.Tensor:
-        weight = self.down.backward_matrix(slots)
+        weight = self.down.backward_matrix(slots)[0]
         h = ew.with_room(len(grad), self.down.in_features, 0, grad)
         hopper.swiglu_backward(grad[:, : len(weight)], weight, self._tight(gate_up), h)
         return h

@@ -29,6 +29,12 @@ def available_bytes(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
+def total_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return int(psutil.virtual_memory().total)
+
+
 def peak_bytes(device: torch.device) -> int:
     """Highest use so far: the allocator's on a GPU, the process's resident set on a CPU."""
     if device.type == "cuda":

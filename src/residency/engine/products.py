@@ -6,7 +6,7 @@ tensor, their A matrices below one another, their B matrices as blocks on a diag
 
 A single adapter lies in the border of the weight itself: [[W, B], [A, 0]]. With x A' beside x one product gives
 x W' + (x A') B', and with g B beside g one gives g W + (g B) A. The update then costs no pass over the results, and
-rows are made with room beside them, as wide as the border.
+rows are made with room beside them, as wide as the border. Several adapters on a small base have a copy of it each.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ from torch import nn
 from residency.engine.elementwise import with_room
 from residency.engine.fp8 import Fp8Weight
 from residency.engine.frozen import Nf4Weight, Workspace, is_nf4, shares, side_by_side
+from residency.engine.memory import total_bytes
 
 BORDER_MULTIPLE = 16
 """Matrices whose rows start at multiples of 32 bytes are multiplied as fast as others."""
+COPIES_SHARE = 0.05
+"""Most of a card's memory that copies of a base may take."""
 
 
 class Slots(NamedTuple):
@@ -66,27 +69,29 @@ class Product:
         elif fp8:
             self.weight = Fp8Weight(linears, workspace)
         else:
-            self.weight = side_by_side(linears)
+            self.weight = side_by_side(linears)[0]
         self.out_features, self.in_features = self.weight.shape
         biases = [one.bias for one in linears]
         self.bias = None if biases[0] is None else torch.cat([bias.detach() for bias in biases])
         self.stack: Stack | None = None
-        self.bordered = self.weight if isinstance(self.weight, torch.Tensor) else None
-        """A plain weight with its border, shape (out + rank, in + rank)."""
+        self.bordered = self.weight[None] if isinstance(self.weight, torch.Tensor) else None
+        """A plain weight with its border, shape (copies, out + rank, in + rank)."""
         self.alternating = False
         """Whether the rows of the linears alternate in the weight, instead of one linear's coming after another's."""
 
-    def lay(self, rank: int, *, alternating: bool) -> torch.Tensor:
-        """Gives a plain weight a border of this width, and returns both."""
+    def lay(self, rank: int, copies: int, *, alternating: bool) -> torch.Tensor:
+        """Gives a plain weight a border of this width, and returns both, so many times."""
         assert self.bordered is not None
-        if len(self.bordered) != self.out_features + rank or alternating != self.alternating:
-            self.bordered, self.alternating = side_by_side(self.linears, rank, alternating=alternating), alternating
-            self.weight = self.bordered[: self.out_features, : self.in_features]
+        shape = (copies, self.out_features + rank, self.in_features + rank)
+        if self.bordered.shape != shape or alternating != self.alternating:
+            first = side_by_side(self.linears, rank, copies, alternating=alternating)
+            self.bordered, self.alternating = first, alternating
+            self.weight = first[0, : self.out_features, : self.in_features]
         return self.bordered
 
     def room(self, slots: Slots) -> int:
         """The columns that rows of a pass are to have beside them."""
-        return 0 if self.bordered is None or not slots.adapters else len(self.bordered) - self.out_features
+        return 0 if self.bordered is None or not slots.adapters else self.bordered.shape[1] - self.out_features
 
     def a(self, slots: Slots) -> torch.Tensor | None:
         """The A matrices of the pass, shape (adapters, rank, in); None without adapters."""
@@ -113,19 +118,26 @@ class Product:
         return None if self.room(slots) else self.b(slots)
 
     def forward_matrix(self, slots: Slots) -> torch.Tensor:
-        """[W, B] of a plain weight, for x with x A' beside it; W alone for a pass without border."""
-        assert self.bordered is not None
-        return self.bordered[: self.out_features, : self.in_features + self.room(slots)]
+        """[W, B] for x with x A' beside it, one for each adapter of the pass; W alone for a pass without border."""
+        return self._bordered(slots)[:, : self.out_features, : self.in_features + self.room(slots)]
 
     def backward_matrix(self, slots: Slots) -> torch.Tensor:
-        """[W; A] for a gradient with the one for x A' beside it; W alone for a pass without border."""
+        """[W; A] for a gradient with the one for x A' beside it, likewise."""
+        return self._bordered(slots)[:, : self.out_features + self.room(slots), : self.in_features]
+
+    def _bordered(self, slots: Slots) -> torch.Tensor:
         assert self.bordered is not None
-        return self.bordered[: self.out_features + self.room(slots), : self.in_features]
+        return self.bordered[slots.first : slots.first + slots.adapters] if self.room(slots) else self.bordered[:1]
 
     def inner(self, x: torch.Tensor, slots: Slots) -> torch.Tensor | None:
-        """x A'. Where x has room for it, it is put there too."""
+        """x A'. Where x has room for it, it is put there too: x goes, and this is kept for the backward pass."""
         a = self.a(slots)
-        return None if a is None else _beside(x, self.in_features, _batched(x[:, : self.in_features], a.mT))
+        if a is None:
+            return None
+        inner = _batched(x[:, : self.in_features], a.mT)
+        if x.shape[1] >= self.in_features + self.room(slots) > self.in_features:
+            x[:, self.in_features : self.in_features + self.room(slots)] = inner
+        return inner
 
     def forward(
         self, x: torch.Tensor, slots: Slots, *, quantized: Quantized | None = None, loose: bool = False
@@ -138,8 +150,7 @@ class Product:
         rows, room = x[:, : self.in_features], self.room(slots)
         if room and x.shape[1] >= self.in_features + room:
             y = with_room(len(x), self.out_features, room, x)
-            weight = self.forward_matrix(slots)
-            torch.mm(x[:, : weight.shape[1]], weight.T, out=y[:, : self.out_features])
+            _batched(x[:, : self.in_features + room], self.forward_matrix(slots).mT, into=y[:, : self.out_features])
         elif isinstance(self.weight, Fp8Weight):
             y = self.weight.forward(rows, quantized)
             y = y if b is None or inner is None else _batched(inner, b.mT, onto=y)
@@ -154,13 +165,14 @@ class Product:
         return y, inner
 
     def backward_b(self, grad: torch.Tensor, inner: torch.Tensor | None, slots: Slots) -> torch.Tensor | None:
-        """Adds B's gradient. Returns the one for x A', and where `grad` has room for it puts it there too."""
+        """Adds B's gradient. Returns the one for x A'; where `grad` has room for it, it lies there."""
         b = self.b(slots)
         if b is None or inner is None or self.stack is None:
             return None
         rows = grad[:, : self.out_features]
         _accumulate(self.stack.grad_b[slots.first : slots.first + slots.adapters], rows, inner)
-        return _beside(grad, self.out_features, _batched(rows, b))
+        room = self.room(slots)
+        return _batched(rows, b, into=grad[:, self.out_features : self.out_features + room] if room else None)
 
     def backward(
         self, grad: torch.Tensor, grad_inner: torch.Tensor | None, slots: Slots, *, quantized: Quantized | None = None,
@@ -169,9 +181,8 @@ class Product:
         """The gradient for x, from the one for x A'. `loose`: without the update, where `loose_a` is one."""
         a = None if loose else self.loose_a(slots)
         rows = grad[:, : self.out_features]
-        if self.room(slots):
-            weight = self.backward_matrix(slots)
-            return grad[:, : len(weight)] @ weight
+        if room := self.room(slots):
+            return _batched(grad[:, : self.out_features + room], self.backward_matrix(slots))
         if isinstance(self.weight, Fp8Weight):
             y = self.weight.backward(rows, quantized)
             return y if a is None or grad_inner is None else _batched(grad_inner, a, onto=y)
@@ -189,22 +200,19 @@ class Product:
             _accumulate(self.stack.grad_a[slots.first : slots.first + slots.adapters], grad_inner, x)
 
 
-def _beside(x: torch.Tensor, width: int, inner: torch.Tensor) -> torch.Tensor:
-    """Puts `inner` behind the first columns of x, if there is room, and returns it."""
-    if x.shape[1] >= width + inner.shape[1]:
-        x[:, width : width + inner.shape[1]] = inner
-    return inner
-
-
-def _batched(x: torch.Tensor, w: torch.Tensor, *, onto: torch.Tensor | None = None) -> torch.Tensor:
-    """x (tokens, in), w (count, in, out): the i-th share of the rows times w[i]; added onto `onto` in place."""
+def _batched(
+    x: torch.Tensor, w: torch.Tensor, *, onto: torch.Tensor | None = None, into: torch.Tensor | None = None
+) -> torch.Tensor:
+    """x (tokens, in), w (count, in, out): the i-th share of the rows times w[i]; added onto `onto` in place, or written
+    into `into`."""
     if len(w) == 1:
-        return x @ w[0] if onto is None else onto.addmm_(x, w[0])
+        return torch.mm(x, w[0], out=into) if onto is None else onto.addmm_(x, w[0])
     shared, width = x.view(len(w), -1, x.shape[1]), w.shape[2]
-    if onto is None:
-        return (shared @ w).view(len(x), width)
-    onto.view(len(w), -1, width).baddbmm_(shared, w)
-    return onto
+    if onto is not None:
+        onto.view(len(w), -1, width).baddbmm_(shared, w)
+        return onto
+    y = torch.bmm(shared, w, out=None if into is None else into.view(len(w), -1, width))
+    return y.view(len(x), width) if into is None else into
 
 
 def _accumulate(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
@@ -235,13 +243,15 @@ class Adapters:
         self.names = names
         self.linked: dict[str, list[Linked]] = {name: [] for name in names}
         self.grads: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+        bordered = len(names) == 1 or _may_copy(products, len(names))
         for product in products:
-            _stack(product, names, [peft_layer_of.get(one) for one in product.linears], self)
+            _stack(product, names, [peft_layer_of.get(one) for one in product.linears], self, bordered=bordered)
 
+        self.gradients = {name: _gradients([one.parameter for one in self.linked[name]]) for name in names}
+        """All gradients of an adapter's parameters as one vector, of which each has its part as `grad`."""
         self._refresh = {n: copies([(one.parameter, one.value, one.scale) for one in self.linked[n]]) for n in names}
-        self._collect = {
-            n: copies([(one.grad, _grad(one.parameter), one.scale) for one in self.linked[n]]) for n in names
-        }
+        self._collect = {n: copies([(one.grad, _grad(one.parameter), one.scale) for one in self.linked[n]])
+                         for n in names}  # fmt: skip
 
     @torch.no_grad()
     def refresh(self, names: list[str]) -> None:
@@ -274,8 +284,15 @@ class Adapters:
         torch._foreach_zero_(self.grads[name])
 
 
+def _gradients(parameters: list[nn.Parameter]) -> torch.Tensor:
+    whole = torch.zeros(sum(one.numel() for one in parameters), device=parameters[0].device if parameters else None)
+    for one, part in zip(parameters, torch.split(whole, [one.numel() for one in parameters]), strict=True):
+        one.grad = part.view_as(one)
+    return whole
+
+
 def _grad(parameter: nn.Parameter) -> torch.Tensor:
-    parameter.grad = torch.zeros_like(parameter)
+    assert parameter.grad is not None
     return parameter.grad
 
 
@@ -290,10 +307,19 @@ def copies(pairs: list[tuple[torch.Tensor, torch.Tensor, float]]) -> Callable[[]
     return lambda: torch._foreach_copy_(targets, torch._foreach_mul(sources, scales))
 
 
-def _stack(product: Product, names: list[str], layers: list[Any], adapters: Adapters) -> None:
+def _may_copy(products: list[Product], copies: int) -> bool:
+    """Whether the base is so small that each adapter may have its own."""
+    weights = [product.weight for product in products if isinstance(product.weight, torch.Tensor)]
+    needed = copies * sum(weight.nbytes for weight in weights)
+    return needed <= COPIES_SHARE * total_bytes(weights[0].device) if weights else False
+
+
+def _stack(
+    product: Product, names: list[str], layers: list[Any], adapters: Adapters, *, bordered: bool
+) -> None:  # fmt: skip
     present = [layer for layer in layers if layer is not None]
     ranks = {name: sum(layer.r[name] for layer in present if name in layer.lora_A) for name in names}
-    product.stack = stack = _room_for(product, len(names), max(ranks.values(), default=0))
+    product.stack = stack = _room_for(product, len(names), max(ranks.values(), default=0), bordered=bordered)
     if stack is None:
         return
     for slot, name in enumerate(names):
@@ -313,15 +339,14 @@ def _stack(product: Product, names: list[str], layers: list[Any], adapters: Adap
             ]
 
 
-def _room_for(product: Product, adapters: int, rank: int) -> Stack | None:
-    """A single adapter gets its place in the border of a plain weight."""
+def _room_for(product: Product, adapters: int, rank: int, *, bordered: bool) -> Stack | None:
+    """In the border of a plain weight, or beside it."""
     out, width = product.out_features, product.in_features
-    alone = adapters == 1
     if isinstance(product.weight, torch.Tensor):
-        border = -(-rank // BORDER_MULTIPLE) * BORDER_MULTIPLE if alone else 0
-        bordered = product.lay(border, alternating=alone and product.may_alternate)
-        if rank and alone:
-            a, b = bordered[None, out:, :width], bordered[None, :out, width:]
+        border = -(-rank // BORDER_MULTIPLE) * BORDER_MULTIPLE if bordered else 0
+        whole = product.lay(border, adapters if border else 1, alternating=adapters == 1 and product.may_alternate)
+        if border:
+            a, b = whole[:, out:, :width], whole[:, :out, width:]
             return Stack(a, b, _zeros(a), _zeros(b))
     if not rank:
         return None
