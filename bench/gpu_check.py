@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -14,15 +15,20 @@ import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "science"))
 from gpu_models import engine_with_adapters, mix_a, mix_b, random_model
+from tasks import rendered
 
+from residency.config.model import Model
 from residency.data.messages import Rendered
+from residency.data.render import renderer_for
 from residency.engine import elementwise as ew
 from residency.engine import hopper
 from residency.engine.document_kernel import Documents, _by_sdpa, attend, attend_backward
 from residency.engine.engine import Engine
 from residency.engine.optim import StepSettings
 from residency.engine.speed import Speed
+from residency.models.load import load_model, load_tokenizer
 from residency.models.nf4 import hold_in_nf4
 
 PLAIN, FUSED, FP8 = Speed(fused=False), Speed(graphs=False, kernels=False), Speed(graphs=False, fp8=True)
@@ -201,6 +207,18 @@ def check_chat_fp8_against_the_base_in_bf16() -> None:
 
 def check_chat_fp8_against_the_base_in_e4m3() -> None:
     check_gradients(FP8, next(mix_b(TOKENS)), 1e-2, 0.99, rounded=True)
+
+
+def check_chat_fp8_on_real_weights() -> None:
+    """Gradients of the starter model on rows it can learn, against the plain passes in fp32 on the weights in bf16."""
+    folder = Path(os.environ.get("RESIDENCY_CACHE", "")) / "smollm2-135m"
+    if not folder.exists():
+        print("    the starter model is not there: not checked")
+        return
+    rows = rendered("docstrings", 0, 24, renderer_for(load_tokenizer(Model(id=str(folder)))))
+    model, reference = (load_model(Model(id=str(folder)), dtype=dtype, device=torch.device("cuda")) for dtype in
+                        (torch.bfloat16, torch.float32))  # fmt: skip
+    compare(model, reference, FP8, rows, 5e-2, 0.98)
 
 
 def check_chat_nf4() -> None:

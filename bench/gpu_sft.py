@@ -28,6 +28,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from gpu_models import engine_with_adapters, mix_a, mix_b, random_model
+from gpu_power import metered
 
 from residency.data.messages import Rendered
 from residency.engine.engine import FULL, Engine
@@ -100,17 +101,18 @@ def measure(row: str) -> dict[str, Any]:
 
     ends, host, losses, late = [], [], [], None
     started = time.perf_counter()
-    for one in ready[WARM_UP:]:
-        at = time.perf_counter()
-        now = engine.forward_backward(one)
-        engine.step(settings)
-        host.append(time.perf_counter() - at)
-        if late is not None:
-            losses.append(statistics.mean(loss.mean for loss in late.values()))
-            ends.append(time.perf_counter())
-        late = now
-    torch.cuda.synchronize()
-    seconds = time.perf_counter() - started
+    with metered() as meter:
+        for one in ready[WARM_UP:]:
+            at = time.perf_counter()
+            now = engine.forward_backward(one)
+            engine.step(settings)
+            host.append(time.perf_counter() - at)
+            if late is not None:
+                losses.append(statistics.mean(loss.mean for loss in late.values()))
+                ends.append(time.perf_counter())
+            late = now
+        torch.cuda.synchronize()
+        seconds = time.perf_counter() - started
     tokens = sum(len(r) for one in ready[WARM_UP:] for rows in one.values() for r in rows)
     result = {
         "row": row, "tok_s": round(tokens / seconds), "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
@@ -121,7 +123,7 @@ def measure(row: str) -> dict[str, Any]:
         "load_s": round(load_seconds, 1), "steps": STEPS, "device": torch.cuda.get_device_name(), 
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"), "reasons": engine.reasons,
-    }  # fmt: skip
+    } | meter  # fmt: skip
     if "trial" in more:
         depth = engine.model.config.num_hidden_layers
         del engine
