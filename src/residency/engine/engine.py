@@ -123,7 +123,7 @@ class Engine:
         self.model.delete_adapter(name)
         self._require_gradients()
         if self._fast is not None:
-            self._fast.use(self.model, list(self._trained))
+            self._fast.use(self.model, {name: one.optimizer for name, one in self._trained.items()})
 
     def _train(self, name: str, parameters: dict[str, nn.Parameter]) -> None:
         self._trained[name] = Trained(parameters, adamw(parameters.values()))
@@ -146,7 +146,7 @@ class Engine:
             self._fast = FastPath(self._base, self.speed)
         form_again(self._base, 0 if self._fast else self._wanted.layers_formed_again)
         if self._fast is not None:
-            self._fast.use(self.model, list(self._trained))
+            self._fast.use(self.model, {name: one.optimizer for name, one in self._trained.items()})
 
     @property
     def trained(self) -> list[str]:
@@ -182,8 +182,7 @@ class Engine:
         if self._fast is None:
             return {name: self._step(self._trained[name], one) for name, one in settings.items()}
         trained = {name: self._trained[name] for name in settings}
-        optimizers = {name: one.optimizer for name, one in trained.items()}
-        norms = self._fast.step(optimizers, settings, {name: one.tokens for name, one in trained.items()})
+        norms = self._fast.step(settings, {name: one.tokens for name, one in trained.items()})
         for one in trained.values():
             one.tokens = 0
         return LateFloats(list(settings), norms)

@@ -17,6 +17,7 @@ from residency.engine.fused import FusedDecoder, Pass
 from residency.engine.graphs import Graphs
 from residency.engine.optim import StepSettings
 from residency.engine.speed import Speed
+from residency.engine.vectors import Vectors, as_vectors, step, take_over
 
 
 class FastPath:
@@ -28,19 +29,27 @@ class FastPath:
         self.decoder = FusedDecoder(model, fp8=speed.fp8, kernels=bool(speed.kernels), again=again)
         self.device: torch.device = model.device
         self.graphs = Graphs() if speed.graphs else None
-        self._names: list[str] = []
-        self._wanted: tuple[Any, list[str]] | None = None
+        self._trained: dict[str, tuple[torch.optim.AdamW, Vectors]] = {}
+        self._wanted: tuple[Any, Mapping[str, torch.optim.AdamW]] | None = None
 
-    def use(self, peft_model: Any, names: Sequence[str]) -> None:
-        """Trains these adapters from the next pass on; those trained before keep what they gathered for their next
-        step. Nothing is built before that pass, so that adapters may come and go in a row."""
-        self._wanted = (peft_model, list(names))
+    @property
+    def _names(self) -> list[str]:
+        return list(self._trained)
+
+    def use(self, peft_model: Any, optimizers: Mapping[str, torch.optim.AdamW]) -> None:
+        """Trains the adapters of these names from the next pass on; those trained before keep what they gathered for
+        their next step. Nothing is built before that pass, so that adapters may come and go in a row."""
+        self._wanted = (peft_model, dict(optimizers))
 
     def _settle(self) -> None:
         if self._wanted is None:
             return
-        (peft_model, self._names), self._wanted = self._wanted, None
-        gathered = self.decoder.adapters.gathered()
+        (peft_model, optimizers), self._wanted = self._wanted, None
+        gathered, before = self.decoder.adapters.gathered(), self._trained
+        self._trained = {
+            name: before[name] if name in before and before[name][0] is one else (one, as_vectors(one))
+            for name, one in optimizers.items()
+        }
         layers = {one.base_layer: one for one in peft_model.modules() if isinstance(one, LoraLayer)}
         self.decoder.use(self._names, layers)
         self.decoder.adapters.gather({name: parts for name, parts in gathered.items() if name in self._names})
@@ -50,6 +59,8 @@ class FastPath:
     def restored(self, names: Sequence[str]) -> None:
         """To be called when parameters or optimizers were changed from outside."""
         self._settle()
+        for name in names:
+            take_over(*self._trained[name])
         self.decoder.adapters.refresh(list(names))
         if self.graphs:
             self.graphs.clear()
@@ -130,10 +141,7 @@ class FastPath:
 
         return self.graphs.run((len(inputs), *one.key), inputs, work) if self.graphs else work(inputs)
 
-    def step(
-        self, optimizers: Mapping[str, torch.optim.AdamW], settings: Mapping[str, StepSettings],
-        tokens: Mapping[str, int],
-    ) -> torch.Tensor:  # fmt: skip
+    def step(self, settings: Mapping[str, StepSettings], tokens: Mapping[str, int]) -> torch.Tensor:
         """One AdamW step for each adapter named. Returns the norms of their gradients before clipping, in order.
 
         An adapter whose norm is not finite keeps its weights, and so does one without tokens since its last step.
@@ -150,29 +158,15 @@ class FastPath:
 
         def work(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
             norms = [
-                self._step_one(name, optimizers[name], settings[name], inputs[0][place])
-                if tokens[name]
-                else inputs[0].new_zeros(())
+                self._step_one(name, settings[name], inputs[0][place]) if tokens[name] else inputs[0].new_zeros(())
                 for place, name in enumerate(names)
             ]
             return torch.stack(norms)
 
         return self.graphs.run(key, (rates,), work) if self.graphs else work((rates,))
 
-    @torch.no_grad()
-    def _step_one(
-        self, name: str, optimizer: torch.optim.AdamW, settings: StepSettings, rates: torch.Tensor
-    ) -> torch.Tensor:
-        adapters = self.decoder.adapters
-        adapters.collect(name)
-        gradients = adapters.gradients[name].mul_(rates[1])
-        norm: torch.Tensor = torch.linalg.vector_norm(gradients)
-        if settings.max_grad_norm is not None:
-            gradients.mul_((settings.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
-        for group in optimizer.param_groups:
-            group["lr"] = rates[0]
-            group["weight_decay"] = settings.weight_decay
-        optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
-        optimizer.step()
-        adapters.refresh([name])
+    def _step_one(self, name: str, settings: StepSettings, rates: torch.Tensor) -> torch.Tensor:
+        self.decoder.adapters.collect(name)
+        norm = step(*self._trained[name], settings, *rates)
+        self.decoder.adapters.refresh([name])
         return norm

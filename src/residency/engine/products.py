@@ -237,7 +237,7 @@ class Linked:
 
 
 class Adapters:
-    """Keeps the stacks of all products in step with the parameters PEFT owns."""
+    """Keeps the stacks of all products in step with the parameters PEFT owns, which have their gradients already."""
 
     def __init__(self, products: list[Product], names: list[str], peft_layer_of: dict[nn.Module, Any]) -> None:
         self.names = names
@@ -247,8 +247,6 @@ class Adapters:
         for product in products:
             _stack(product, names, [peft_layer_of.get(one) for one in product.linears], self, bordered=bordered)
 
-        self.gradients = {name: _gradients([one.parameter for one in self.linked[name]]) for name in names}
-        """All gradients of an adapter's parameters as one vector, of which each has its part as `grad`."""
         self._refresh = {n: copies([(one.parameter, one.value, one.scale) for one in self.linked[n]]) for n in names}
         self._collect = {n: copies([(one.grad, _grad(one.parameter), one.scale) for one in self.linked[n]])
                          for n in names}  # fmt: skip
@@ -282,13 +280,6 @@ class Adapters:
 
     def clear(self, name: str) -> None:
         torch._foreach_zero_(self.grads[name])
-
-
-def _gradients(parameters: list[nn.Parameter]) -> torch.Tensor:
-    whole = torch.zeros(sum(one.numel() for one in parameters), device=parameters[0].device if parameters else None)
-    for one, part in zip(parameters, torch.split(whole, [one.numel() for one in parameters]), strict=True):
-        one.grad = part.view_as(one)
-    return whole
 
 
 def _grad(parameter: nn.Parameter) -> torch.Tensor:
