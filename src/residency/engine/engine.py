@@ -15,6 +15,7 @@ gradient that draws it back, and `scale` moves it between the two.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -94,7 +95,28 @@ class Engine:
 
     def add_adapter(self, name: str, config: PeftConfig, *, seed: int = 0) -> None:
         """Adds a trainable adapter in PEFT's own layers; its start depends on `seed` alone. Raises ConfigError."""
+        self.add_adapters([name], config, seed=seed)
+
+    def add_adapters(self, names: Sequence[str], config: PeftConfig, *, seed: int = 0) -> None:
+        """Adds adapters alike, each as it would be added alone, to the bit."""
+        first, *others = names
+        again = deepcopy(config)  # PEFT writes what it finds into the one it is given
         torch.manual_seed(seed)
+        self._add_to_peft(first, config)
+        parameters = state.adapter_parameters(self.model, first)
+        self._trained[first] = Trained(parameters, adamw(parameters.values()))
+        if others and self._plain.shared and lora.only_in_layers(self.model):
+            lora.add_twins(self.model, first, others, seed)
+            for name in others:
+                own = state.twin_parameters(self.model, parameters, first, name)
+                self._trained[name] = Trained(own, adamw(own.values()))
+            others = []
+        self._require_gradients()
+        self._choose_speed()
+        if others:
+            self.add_adapters(others, again, seed=seed)
+
+    def _add_to_peft(self, name: str, config: PeftConfig) -> None:
         try:
             if isinstance(self.model, PeftModel):
                 self.model.add_adapter(name, config)
@@ -108,12 +130,12 @@ class Engine:
             ) from error  # fmt: skip
         self.model.set_adapter(name)
         self._plain.adapted(self.model)
-        self._train(name, state.adapter_parameters(self.model, name))
-        self._choose_speed()
 
     def train_all_weights(self) -> None:
         """Full fine-tuning: the model's own weights become trainable, under the name `model`."""
-        self._train(FULL, {name: p.requires_grad_(True) for name, p in self._base.named_parameters()})
+        weights = dict(self._base.named_parameters())
+        self._trained[FULL] = Trained(weights, adamw(weights.values()))
+        self._require_gradients()
         form_again(self._base, self._wanted.layers_formed_again)
 
     def drop_adapter(self, name: str) -> None:
@@ -124,10 +146,6 @@ class Engine:
         self._require_gradients()
         if self._fast is not None:
             self._fast.use(self.model, {name: one.optimizer for name, one in self._trained.items()})
-
-    def _train(self, name: str, parameters: dict[str, nn.Parameter]) -> None:
-        self._trained[name] = Trained(parameters, adamw(parameters.values()))
-        self._require_gradients()
 
     def _require_gradients(self) -> None:
         """PEFT freezes all adapters but the active one."""

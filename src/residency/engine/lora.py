@@ -8,12 +8,15 @@ dropout, DoRA or any other variant keep PEFT's own forward, one adapter at a tim
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
 import torch
+from peft import PeftModel
 from peft.tuners.lora.layer import LoraLayer
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTunerLayer, cast_adapter_dtype
 from torch import nn
 
 from residency.engine.batch import Segment
@@ -82,6 +85,20 @@ class _NoContext:
 
     def mark_dirty(self, *_: Any) -> None: ...
     def save_for_backward(self, *_: Any) -> None: ...
+
+
+def add_twins(model: PeftModel, of: str, names: Sequence[str], seed: int) -> None:
+    """Adds adapters like the plain one named, each with the start that `seed` gives it.
+
+    To add one PEFT walks all modules several times, to find its layers and to settle what is frozen: here known.
+    """
+    layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer) and of in layer.lora_A]
+    for name in names:
+        torch.manual_seed(seed)
+        model.peft_config[name] = config = deepcopy(model.peft_config[of])
+        for layer in layers:
+            layer.update_layer(name, layer.r[of], lora_alpha=layer.lora_alpha[of], config=config)
+            cast_adapter_dtype(layer, name)
 
 
 def is_plain(model: nn.Module) -> bool:

@@ -54,6 +54,12 @@ def adapter_parameters(model: Any, name: str) -> dict[str, nn.Parameter]:
     }
 
 
+def twin_parameters(model: Any, of: Mapping[str, nn.Parameter], adapter: str, twin: str) -> dict[str, nn.Parameter]:
+    """What `of` are to `adapter`, to another adapter like it."""
+    parts = [full.rpartition(f".{adapter}.") for full in of]
+    return {name: model.get_parameter(name) for name in (f"{before}.{twin}.{after}" for before, _, after in parts)}
+
+
 def save(model: Any, name: str, parameters: Mapping[str, nn.Parameter], folder: Path) -> None:
     """An adapter in PEFT's format, readable by PEFT alone; else the weights under their own names."""
     configs = getattr(model, "peft_config", {})

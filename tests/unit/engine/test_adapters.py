@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import PeftConfig
 from transformers import LlamaForCausalLM
 
 from residency.config.model import Lora, Peft, Qlora
@@ -81,6 +82,55 @@ def test_lora_settings_reach_peft() -> None:
     assert (config.r, config.lora_alpha, config.lora_dropout, config.use_dora) == (3, 7.0, 0.25, True)
     assert config.target_modules == {"q_proj"}
     assert config.trainable_token_indices == [5, 6]
+
+
+ALIKE = [Lora(rank=4), Lora(rank=4, targets=["q_proj"]), Lora(rank=4, dropout=0.1)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("adapter", ALIKE)
+def test_one_of_several_adapters_is_to_the_bit_what_it_would_be_alone(adapter: Any, dtype: torch.dtype) -> None:
+    engine = Engine(named().to(dtype))
+    engine.add_adapters(["one", "two", "three"], peft_config(adapter, "tiny"), seed=3)
+    drawn = torch.get_rng_state()
+    assert engine.trained == ["one", "two", "three"]
+    for name in engine.trained:
+        alone = Engine(named().to(dtype))
+        alone.add_adapter(name, peft_config(adapter, "tiny"), seed=3)
+        assert torch.equal(drawn, torch.get_rng_state())
+        assert engine.model.peft_config[name] == alone.model.peft_config[name]
+        assert list(engine.parameters(name)) == list(alone.parameters(name))
+        for key, parameter in engine.parameters(name).items():
+            assert torch.equal(parameter, alone.parameters(name)[key])
+            assert parameter.dtype == torch.float32
+            assert parameter.requires_grad
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_adapters_added_together_train_and_are_saved_as_those_alone(dropout: float, tmp_path: Path) -> None:
+    together, rows = Engine(named()), random_rows(4)
+    together.add_adapters(["one", "two"], peft_config(Lora(rank=4, dropout=dropout), "tiny"), seed=3)
+    for name in together.trained:
+        alone = Engine(named())
+        alone.add_adapter(name, peft_config(Lora(rank=4, dropout=dropout), "tiny"), seed=3)
+        for engine, folder in ((together, tmp_path / "together" / name), (alone, tmp_path / "alone" / name)):
+            for step in range(3):
+                torch.manual_seed(step)
+                engine.forward_backward({name: rows})
+                engine.step({name: StepSettings(1e-2)})
+            folder.mkdir(parents=True)
+            engine.save(name, folder)
+        for file in (tmp_path / "alone" / name).glob("*.safetensors"):
+            assert file.read_bytes() == (tmp_path / "together" / name / file.name).read_bytes(), file.name
+        configs = [PeftConfig.from_pretrained(str(tmp_path / how / name)) for how in ("alone", "together")]
+        assert configs[0] == configs[1]
+
+
+def test_a_name_that_is_taken_is_refused() -> None:
+    engine = Engine(named())
+    engine.add_adapters(["one", "two"], peft_config(Lora(rank=4), "tiny"))
+    with pytest.raises(ConfigError, match="already exists"):
+        engine.add_adapter("two", peft_config(Lora(rank=4), "tiny"))
 
 
 def test_qlora_trains_the_adapter_on_a_four_bit_base(tmp_path: Path) -> None:
