@@ -3,6 +3,7 @@
     python bench/science/learning_rate.py --out bench/results/learning_rate.json [--minutes 9] [--full-seeds 0]
     CUDA_VISIBLE_DEVICES=1 python bench/science/learning_rate.py --share 1/4 --out share-1.json
     python bench/science/learning_rate.py --merge share-*.json --out bench/results/learning_rate.json
+    python bench/science/learning_rate.py --again home tickets
 
 The grid doubles from a sixteenth of the formula's rate to 32 times of it, a rung beyond the search at either end; each
 rate is trained to the end. The search's choice is held against the grid's best by the final held-out loss. Full
@@ -10,7 +11,11 @@ fine-tuning too, for the ratio of the best rates (by a parabola through the best
 
 A task, a seed and a kind make a part; its cells are the search and the grid, which for full fine-tuning, where rates
 cannot be trained side by side, is a cell a rate. Every cell is written when it is done, a part when it has all of its
-cells, and a second call goes on with the rest; `--minutes` starts no cell after that time. The longest come first.
+cells, and a second call goes on with the rest; `--minutes` starts no cell after that time. The longest come first. A
+search that another rule made (`rule`) is made again, the grid is not.
+
+What a choice can be held to is bounded by what the grid's best differs from itself: `--again` makes the grids of some
+tasks a second time, in smaller passes, where nothing but the rounding is another.
 """
 
 from __future__ import annotations
@@ -38,16 +43,18 @@ from residency.data.messages import Rendered
 from residency.data.render import renderer_for
 from residency.engine.adapters import peft_config
 from residency.engine.engine import FULL, Engine
+from residency.methods.sft import EXPLODED
 from residency.models.load import load_model, load_tokenizer, versions
 from residency.records import RunFolder
 from residency.search import arms
 from residency.search.arms import Arm, score, train_step
-from residency.search.halving import Search, new_arm, search_side_by_side
+from residency.search.halving import MARKS, Search, new_arm, search_side_by_side
 from residency.search.ladder import ladder
 from residency.search.race import search_one_by_one
 
 LOWEST, HIGHEST = -4, 5
 BATCH, HELD_OUT, SEARCHED_WITHIN = 8, 128, 1.05
+SMALL_PASS_TOKENS = 1024
 LORA = Lora(rank=16)
 
 
@@ -68,18 +75,19 @@ def main() -> None:
         metavar="SHARE",
         help="cool candidates down over this share of their steps so far, instead of as a search does",
     )
+    parser.add_argument("--again", nargs="*", default=[], metavar="TASK", help="only the second grid of these tasks")
     add_options(parser)
     options = parser.parse_args()
     if options.cool_down:
         arms.COOL_DOWN_SHARE, arms.LONGEST_COOL_DOWN_SHARE = options.cool_down, 1.0
     before = read_all([*options.merge, options.out], "conditions")
-    done: dict[str, Any] = {name: one for file in before for name, one in file.get("cells", {}).items()}
+    done = cells_in(before)
     if options.merge:
         write(options.out, before[0]["conditions"], done)
         return
     began = time.monotonic()
     for cell in share_of(cells_of(options), options.share):
-        if cell.name in done or time.monotonic() - began > 60 * options.minutes:
+        if is_done(cell, done) or time.monotonic() - began > 60 * options.minutes:
             continue
         done[cell.name] = measure(cell, options)
         write(options.out, conditions(options), done)
@@ -93,7 +101,7 @@ class Cell:
     seed: int
     kind: str
     what: str
-    """`search`, `grid`, or one rate of the grid as its doublings above the formula's."""
+    """`search`, `grid`, `again`, or one rate of the grid as its doublings above the formula's."""
 
     @property
     def name(self) -> str:
@@ -105,8 +113,26 @@ CELLS = {"full": ["search", *POWERS], "lora": ["search", "grid"]}
 """What a part of each kind consists of."""
 
 
+def rule() -> dict[str, Any]:
+    """What a search's result depends on beside the data: one that another rule made is made again."""
+    return {"marks": [list(one) for one in MARKS], "diverged_at_times_the_start": EXPLODED,
+            "cool_down_shares": [arms.COOL_DOWN_SHARE, arms.LONGEST_COOL_DOWN_SHARE]}  # fmt: skip
+
+
+def cells_in(files: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """All cells by name; of a search that is there twice, the one by the present rule."""
+    cells = [(name, one) for file in files for name, one in file.get("cells", {}).items()]
+    return dict(sorted(cells, key=lambda cell: cell[1].get("rule") == rule()))
+
+
+def is_done(cell: Cell, done: dict[str, Any]) -> bool:
+    return cell.name in done and (cell.what != "search" or done[cell.name].get("rule") == rule())
+
+
 def cells_of(options: argparse.Namespace) -> list[Cell]:
     """The searches of full fine-tuning take longest."""
+    if options.again:
+        return [Cell(task, seed, "lora", "again") for task in options.again for seed in options.seeds]
     seeds = {"full": options.full_seeds, "lora": options.seeds}
     kinds = [("full", ["search"]), ("lora", CELLS["lora"]), ("full", POWERS)]
     return [Cell(task, seed, kind, what) for kind, whats in kinds for seed in seeds[kind] for task in options.tasks
@@ -119,16 +145,16 @@ def write(out: Path, conditions: dict[str, Any], done: dict[str, Any]) -> None:
 
 
 def conditions(options: argparse.Namespace) -> dict[str, Any]:
-    own = {"model": options.model, "steps": options.steps, "batch": BATCH, "held_out_rows": HELD_OUT,
-           "cool_down_shares": [arms.COOL_DOWN_SHARE, arms.LONGEST_COOL_DOWN_SHARE]}  # fmt: skip
+    own = {"model": options.model, "steps": options.steps, "batch": BATCH, "held_out_rows": HELD_OUT}
     return own | {"doublings_around_the_formula": [LOWEST, HIGHEST]} | versions()
 
 
 def parts_of(done: dict[str, Any]) -> dict[str, Any]:
     """Those of which every cell is there."""
     names = list(dict.fromkeys(name.rpartition("/")[0] for name in done))
-    whole = {name: [done.get(f"{name}/{what}") for what in CELLS[name.rpartition("/")[2]]] for name in names}
-    return {name: part(*cells) for name, cells in whole.items() if all(cells)}
+    cells = {name: [f"{name}/{what}" for what in CELLS[name.rpartition("/")[2]]] for name in names}
+    whole = {name: [done[one] for one in parts] for name, parts in cells.items() if done.keys() >= set(parts)}
+    return {name: part(*parts) | second(parts[1], done.get(f"{name}/again")) for name, parts in whole.items()}
 
 
 def part(search: dict[str, Any], *grids: dict[str, Any]) -> dict[str, Any]:
@@ -143,6 +169,16 @@ def part(search: dict[str, Any], *grids: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def second(grid: dict[str, Any], again: dict[str, Any] | None) -> dict[str, Any]:
+    """How far the best of both grids, rate by rate, is from itself, as a share of the lower of the two."""
+    if again is None:
+        return {}
+    both = [sorted((one, other)) for (_, one), (_, other) in zip(grid["losses"], again["losses"], strict=True)
+            if one is not None and other is not None]  # fmt: skip
+    low, high = min(both)
+    return {"grid_again": {f"{rate:.2g}": loss for rate, loss in again["losses"]}, "best_from_itself": high / low - 1}
+
+
 def measure(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
     began = time.monotonic()
     rows = rows_of(cell.task, cell.seed, BATCH * options.steps // 2 + HELD_OUT, options.model)
@@ -154,9 +190,10 @@ def measure(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         search = search_of(engine, settings, rows[HELD_OUT:], held_out, cell.kind, Path(folder))
         if cell.what == "search":
-            found = {"formula": centre} | searched(search, cell.kind, centre)
+            found = {"rule": rule(), "formula": centre} | searched(search, cell.kind, centre)
         else:
-            powers = POWERS if cell.what == "grid" else [cell.what]
+            powers = [cell.what] if cell.what in POWERS else POWERS
+            engine.micro_batch_tokens = SMALL_PASS_TOKENS if cell.what == "again" else engine.micro_batch_tokens
             found = {"losses": exhaustive(search, cell.kind, [two_digits(centre * 2.0 ** int(one)) for one in powers])}
     del engine, search
     release()
@@ -179,7 +216,8 @@ def new_engine(kind: str, options: argparse.Namespace) -> Engine:
     gpu = where.startswith("cuda")
     dtype = torch.bfloat16 if gpu and kind == "lora" else torch.float32
     model = load_model(Model(id=options.model), dtype=dtype, device=torch.device(where))
-    engine = Engine(model, micro_batch_tokens=16384 if gpu else 4096,
+    # Without a shared start attention is one kernel a row; with it many, which a GPU waits for longer than they take.
+    engine = Engine(model, micro_batch_tokens=16384 if gpu else 4096, share_prefix=not gpu,
                     autocast=torch.bfloat16 if gpu and kind == "full" else None)  # fmt: skip
     if kind == "full":
         engine.train_all_weights()
@@ -205,31 +243,32 @@ def formula(engine: Engine, kind: str, steps: int) -> float:
 def search_of(
     engine: Engine, settings: Any, rows: list[Rendered], held_out: list[Rendered], kind: str, folder: Path
 ) -> Search:
-    def add_arm(name: str) -> None:
-        engine.add_adapter(name, peft_config(LORA, str(engine.model.name_or_path)), seed=settings.seed)
+    def add_adapters(names: Sequence[str]) -> None:
+        if kind == "lora":
+            engine.add_adapters(names, peft_config(LORA, str(engine.model.name_or_path)), seed=settings.seed)
 
     (folder / "search").mkdir(parents=True)
-    return Search(engine, rows, held_out, settings, RunFolder(folder), add_arm if kind == "lora" else lambda name: None)
+    return Search(engine, rows, held_out, settings, RunFolder(folder), add_adapters)
 
 
 def searched(search: Search, kind: str, centre: float) -> dict[str, Any]:
     rates = ladder(centre)
-    winner = search_one_by_one(search, rates, centre) if kind == "full" else search_side_by_side(search, rates)
+    winner = search_one_by_one(search, rates) if kind == "full" else search_side_by_side(search, rates)
     return {
         "chosen": winner.rate,
         "search_seconds": round(search.seconds, 2),
         "fates": {f"{one.learning_rate:.2g}": one.fate for one in search.fates.values()},
         "scores": {f"{one.learning_rate:.2g}": one.scores for one in search.fates.values()},
+        "probe": next(one.data["losses"] for one in search.run.events() if one.kind == "range_probe"),
     }
 
 
 def exhaustive(search: Search, kind: str, rates: list[float]) -> list[tuple[float, float | None]]:
     """The final held-out loss of each rate; None where it was lost. Only one rate fits a full set of weights."""
     arms = [new_arm(search, f"candidate-{number}", rate) for number, rate in enumerate(rates)]
-    for arm in arms:
-        if kind == "full":
-            arm.engine_name = FULL
-        search.add_arm(arm.name)
+    search.add_adapters([arm.name for arm in arms])
+    if kind == "full":
+        arms[0].engine_name = FULL
     run_to_end(search.engine, arms)
     return [(arm.rate, final_loss(search.engine, arm, search.held_out)) for arm in arms]
 
@@ -268,17 +307,38 @@ def summary(parts: dict[str, Any]) -> dict[str, Any]:
         if name.endswith("/full") and (twin := name.replace("/full", "/lora")) in parts
     }
     lora = [value for name, value in above.items() if name.endswith("/lora")]
+    full = [value for name, value in above.items() if name.endswith("/full")]
     nats = [one["chosen_loss"] - one["best_loss"] for one in parts.values() if one["chosen_loss"] is not None]
     return {
         "parts": len(parts),
-        "within_5_percent": sum(value is not None and value <= SEARCHED_WITHIN - 1 for value in above.values()),
+        "within_5_percent": sum(map(is_within_5_percent, above.values())),
         "within_1_percent": sum(value is not None and value <= 0.01 for value in above.values()),
-        "lora_within_5_percent": sum(value is not None and value <= SEARCHED_WITHIN - 1 for value in lora),
+        "lora_within_5_percent": f"{sum(map(is_within_5_percent, lora))} of {len(lora)}",
+        "full_within_5_percent": f"{sum(map(is_within_5_percent, full))} of {len(full)}",
         "lora_worst_above_best": None if None in lora or not lora else max(lora),
         "worst_above_best_nats": max(nats, default=None),
         "diverged_choices": sum(value is None for value in above.values()),
+        "best_from_itself": {name: one["best_from_itself"] for name, one in parts.items() if "grid_again" in one},
         "lora_to_full_ratios": {name.removesuffix("/full"): round(ratio, 1) for name, ratio in pairs.items()},
+        "ratios_of_rates_within_1_percent_of_the_best": {
+            name.removesuffix("/full"): ratio_range(parts[name.replace("/full", "/lora")], parts[name])
+            for name in pairs
+        },
     }
+
+
+def is_within_5_percent(above_best: float | None) -> bool:
+    return above_best is not None and above_best <= SEARCHED_WITHIN - 1
+
+
+def ratio_range(lora: dict[str, Any], full: dict[str, Any]) -> list[float]:
+    """What the ratio of the best rates may be where the grid cannot tell them from their neighbours."""
+    of_lora, of_full = near_best(lora), near_best(full)
+    return [round(min(of_lora) / max(of_full), 1), round(max(of_lora) / min(of_full), 1)]
+
+
+def near_best(one: dict[str, Any]) -> list[float]:
+    return [float(rate) for rate, loss in one["grid"].items() if loss is not None and loss <= 1.01 * one["best_loss"]]
 
 
 if __name__ == "__main__":

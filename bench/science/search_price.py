@@ -25,7 +25,7 @@ import pstats
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from itertools import count
@@ -264,10 +264,10 @@ def formula(engine: Engine, steps: int) -> float:
 
 
 def search_of(engine: Engine, settings: Any, rows: list[Rendered], held_out: list[Rendered], run: RunFolder) -> Search:
-    def add_arm(name: str) -> None:
-        engine.add_adapter(name, peft_config(LORA, str(engine.model.name_or_path)), seed=settings.seed)
+    def add_adapters(names: Sequence[str]) -> None:
+        engine.add_adapters(names, peft_config(LORA, str(engine.model.name_or_path)), seed=settings.seed)
 
-    search = Search(engine, rows, held_out, settings, run, add_arm)
+    search = Search(engine, rows, held_out, settings, run, add_adapters)
     search.record.path.mkdir(parents=True)
     return search
 
@@ -303,7 +303,7 @@ def one_after_another(
     for one in search.fates.values():
         if not one.steps:
             continue
-        alone.add_arm(one.name)
+        alone.add_adapters([one.name])
         arm = new_arm(alone, one.name, one.learning_rate)
         began = time.monotonic()
         for _ in range(one.steps):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -87,11 +88,20 @@ def test_every_candidate_says_what_it_saw_and_why_it_was_given_up(searched: RunF
     assert not (searched / "search" / "checkpoints").exists()
 
 
+def test_of_all_candidates_the_best_at_the_first_mark_go_on(searched: RunFolder) -> None:
+    (first, left), (second, _) = halving.marks(STEPS)
+    there = [one for one in result(searched).candidates if first in one.scores]
+    losses_there = {one.name: one.scores[first] or math.inf for one in there}
+    assert len(losses_there) > left
+    best = sorted(losses_there, key=lambda name: losses_there[name])[:left]
+    assert {one.name for one in there if second in one.scores} == set(best)
+
+
 def test_a_search_that_is_killed_goes_on_with_the_same_survivors(
     searched: RunFolder, adapter: dict[str, Any], folder: Path, tmp_path: Path
 ) -> None:
     run = RunFolder(tmp_path / "run")
-    for kills, steps in enumerate((5, 20, 35) if adapter is FULL else (20, 66, 74)):
+    for kills, steps in enumerate((5, 40, 68) if adapter is FULL else (20, 66, 74)):
         process = start(config(folder, adapter), tmp_path, resume=kills > 0, before=save_at_every_step)
         wait_for(lambda: steps_in_all(run) >= steps, process)  # noqa: B023
         process.kill()

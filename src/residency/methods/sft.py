@@ -286,10 +286,15 @@ def require_finite(value: float, state: Progress, what: str) -> None:
         )
 
 
+def exploded(first: float, recent: float) -> bool:
+    """Losses in nats; below one nat a rise is measured by that."""
+    return recent > EXPLODED * max(first, 1.0)
+
+
 def require_no_explosion(state: Progress) -> None:
-    first = max(state.first_loss or 0.0, 1.0)
+    first = state.first_loss or 0.0
     recent = statistics.fmean(state.recent_losses)
-    if len(state.recent_losses) == RECENT and recent > EXPLODED * first:
+    if len(state.recent_losses) == RECENT and exploded(first, recent):
         raise TrainingError(
             f"the loss exploded: {recent:.2f} over the last {RECENT} steps, {first:.2f} at the start "
             f"(step {state.step})",

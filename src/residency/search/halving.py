@@ -44,6 +44,7 @@ ENOUGH_HELD_OUT = 64
 SAVE_EVERY_SECONDS = 60.0
 """Most that a kill can cost."""
 KEEP = 2
+DIVERGED = "its loss diverged in the range probe"
 
 
 class SearchProgress(Progress):
@@ -64,8 +65,8 @@ class Search:
     held_out: Sequence[Rendered]
     settings: Train[Final]
     run: RunFolder
-    add_arm: Callable[[str], None]
-    """Adds an adapter of that name, as the run's own begins."""
+    add_adapters: Callable[[Sequence[str]], None]
+    """Adds adapters of these names, each as the run's own begins."""
     keep: Keep = NOTHING
     """What the run does against forgetting; the candidates do it too."""
     arms: list[Arm] = field(default_factory=list)
@@ -123,7 +124,8 @@ def search_side_by_side(search: Search, rates: Sequence[float]) -> Arm:
 def begin(search: Search, rates: Sequence[float]) -> None:
     for number, rate in enumerate(rates, 1):
         search.fates[f"candidate-{number}"] = Candidate(name=f"candidate-{number}", learning_rate=rate)
-    lowest = add_arm(search, "candidate-1")
+    add_arms(search, list(search.fates))
+    lowest = search.arms[0]
     start = search.engine.snapshot(lowest.name)
     losses = probe(search.engine, lowest, rates)
     search.engine.put_back({lowest.name: start})
@@ -131,18 +133,13 @@ def begin(search: Search, rates: Sequence[float]) -> None:
     usable = bearable(losses)
     said = probe_sentence(losses, rates, usable)
     search.run.say("range_probe", said, losses=[shown(loss) for loss in losses], rates=list(rates))
-    for name, candidate in list(search.fates.items()):
-        if candidate.learning_rate in rates[usable:]:
-            search.fates[name] = candidate.model_copy(update={"fate": "its loss rose in the range probe"})
-        elif name != lowest.name:
-            add_arm(search, name)
+    for arm in search.arms[usable:]:
+        give_up(search, arm, DIVERGED)
 
 
-def add_arm(search: Search, name: str) -> Arm:
-    search.add_arm(name)
-    arm = new_arm(search, name, search.fates[name].learning_rate)
-    search.arms.append(arm)
-    return arm
+def add_arms(search: Search, names: Sequence[str]) -> None:
+    search.add_adapters(names)
+    search.arms += [new_arm(search, name, search.fates[name].learning_rate) for name in names]
 
 
 def shown(loss: float) -> float | None:
@@ -153,7 +150,7 @@ def probe_sentence(losses: Sequence[float], rates: Sequence[float], usable: int)
     said = f"range probe: one step each with {len(rates)} rates from {rates[0]:.2g} to {rates[-1]:.2g}"
     if usable == len(rates):
         return f"{said}; none diverged"
-    return f"{said}; the loss rose from {rates[usable]:.2g} on, so {len(rates) - usable} are dropped"
+    return f"{said}; the loss diverged from {rates[usable]:.2g} on, so {len(rates) - usable} are dropped"
 
 
 def new_arm(search: Search, name: str, rate: float) -> Arm:
@@ -175,8 +172,8 @@ def resume(search: Search, checkpoints: Checkpoints) -> bool:
     assert isinstance(state, SearchProgress)
     search.fates = {one.name: one for one in state.candidates}
     search.step, search.seconds, search.extra_tokens = state.step, state.seconds, state.extra_tokens
-    for name, progress in state.arms.items():
-        arm = add_arm(search, name)
+    add_arms(search, list(state.arms))
+    for arm, progress in zip(search.arms, state.arms.values(), strict=True):
         arm.state = progress
         arm.record.keep_metrics(progress.step)
     restore_arms(search.engine, search.arms, folder)

@@ -7,15 +7,13 @@ from collections.abc import Sequence
 
 from residency.engine.engine import Engine
 from residency.engine.optim import StepSettings
+from residency.methods.sft import exploded
 from residency.search.arms import Arm, score
 
 BELOW, ABOVE = 3, 4
 """Doublings below and above the formula's rate: eight candidates over a factor of 128. Small models and short runs,
 where the formula is least certain, want more than it says (reference runs: 4 to 6 times)."""
 FEWEST = 2
-RISE = 0.2
-"""A rate diverges where the loss after its step is above the lowest before it by this share of the first one: measured
-by the lowest, rates would seem to diverge where the loss has become small."""
 
 
 def ladder(centre: float) -> list[float]:
@@ -39,10 +37,9 @@ def probe(engine: Engine, arm: Arm, rates: Sequence[float]) -> list[float]:
 
 
 def bearable(losses: Sequence[float]) -> int:
-    """How many of the rates, from the lowest, the probe did not see diverge; two at least."""
-    lowest = losses[0]
-    for number, after in enumerate(losses[1:]):
-        if not after <= lowest + RISE * losses[0]:
-            return max(number, FEWEST)
-        lowest = min(lowest, after)
-    return len(losses) - 1
+    """How many of the rates, from the lowest, the probe did not see diverge; two at least. A loss that rises for a step
+    comes down again where training goes on: a rate diverges by what would end a run."""
+    diverged = (
+        number for number, after in enumerate(losses[1:]) if not math.isfinite(after) or exploded(losses[0], after)
+    )
+    return max(FEWEST, next(diverged, len(losses) - 1))

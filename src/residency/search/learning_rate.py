@@ -6,6 +6,7 @@ The winner goes on from where the search left it: what comes out is the run that
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 
 from residency import durable
@@ -57,16 +58,16 @@ def find(prepared: Prepared, engine: Engine, run: RunFolder, keep: Keep) -> None
     full = isinstance(resolved.adapter, Full)
     base = str(engine.model.name_or_path)
 
-    def add_arm(name: str) -> None:
+    def add_adapters(names: Sequence[str]) -> None:
         if not isinstance(resolved.adapter, Full):
             config = peft_config(resolved.adapter, base, prepared.template_token_ids)
-            engine.add_adapter(name, config, seed=resolved.train.seed)
+            engine.add_adapters(names, config, seed=resolved.train.seed)
 
-    search = Search(engine, prepared.rows, prepared.held_out, resolved.train, run, add_arm, keep)
+    search = Search(engine, prepared.rows, prepared.held_out, resolved.train, run, add_adapters, keep)
     search.record.path.mkdir(exist_ok=True)
     centre, why = formula(resolved, engine, search.total)
     rates = ladder(centre)
-    winner = search_one_by_one(search, rates, centre) if full else search_side_by_side(search, rates)
+    winner = search_one_by_one(search, rates) if full else search_side_by_side(search, rates)
     promote(search, winner)
     note_fate(search, winner, "chosen")
     result = summarise(search, winner, why)
