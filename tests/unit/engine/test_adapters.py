@@ -138,7 +138,9 @@ def test_qlora_trains_the_adapter_on_a_four_bit_base(tmp_path: Path) -> None:
     model = load_model(ModelConfig(id=str(tmp_path)), dtype=torch.float32, device=torch.device("cpu"), quantize=True)
     engine = Engine(model)
     assert type(model.model.layers[0].mlp.up_proj).__name__ == "Linear4bit"
-    engine.add_adapter("one", peft_config(Qlora(rank=4), str(tmp_path)))
+    engine.add_adapters(["one", "two"], peft_config(Qlora(rank=4), str(tmp_path)))
+    for one, two in zip(engine.parameters("one").values(), engine.parameters("two").values(), strict=True):
+        assert torch.equal(one, two), "one seed, one start"
     before = {name: p.detach().clone() for name, p in engine.model.named_parameters()}
     losses = train(engine)
     assert losses[-1] < losses[0] - 0.2
