@@ -106,7 +106,7 @@ class Engine:
         parameters = state.adapter_parameters(self.model, first)
         self._trained[first] = Trained(parameters, adamw(parameters.values()))
         if others and self._plain.shared and lora.only_in_layers(self.model):
-            lora.add_twins(self.model, first, others, seed)
+            lora.add_twins(self.model, first, others)
             for name in others:
                 own = state.twin_parameters(self.model, parameters, first, name)
                 self._trained[name] = Trained(own, adamw(own.values()))
@@ -141,7 +141,8 @@ class Engine:
     def drop_adapter(self, name: str) -> None:
         """Frees an adapter and its optimizer; there must be another one."""
         del self._trained[name]
-        self.model.set_adapter(next(iter(self._trained)))
+        if self.model.active_adapter == name:
+            self.model.set_adapter(next(iter(self._trained)))
         self.model.delete_adapter(name)
         self._require_gradients()
         if self._fast is not None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from functools import partial
 from typing import Any
 
 import torch
 from peft import PeftModel
 from peft.tuners.lora.layer import LoraLayer
-from peft.tuners.tuners_utils import BaseTunerLayer, cast_adapter_dtype
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from residency.engine.batch import Segment
@@ -87,18 +87,31 @@ class _NoContext:
     def save_for_backward(self, *_: Any) -> None: ...
 
 
-def add_twins(model: PeftModel, of: str, names: Sequence[str], seed: int) -> None:
-    """Adds adapters like the plain one named, each with the start that `seed` gives it.
+def add_twins(model: PeftModel, of: str, names: Sequence[str]) -> None:
+    """Adds adapters that begin as the plain one named is now: copies of what its layers keep under its name.
 
-    To add one PEFT walks all modules several times, to find its layers and to settle what is frozen: here known.
+    To add one PEFT walks all modules several times, to find its layers and to settle what is frozen, and draws what is
+    here known.
     """
     layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer) and of in layer.lora_A]
     for name in names:
-        torch.manual_seed(seed)
-        model.peft_config[name] = config = deepcopy(model.peft_config[of])
+        model.peft_config[name] = deepcopy(model.peft_config[of])
         for layer in layers:
-            layer.update_layer(name, layer.r[of], lora_alpha=layer.lora_alpha[of], config=config)
-            cast_adapter_dtype(layer, name)
+            for kept in (*vars(layer).values(), *layer._modules.values()):
+                if isinstance(kept, dict | nn.ModuleDict) and of in kept:
+                    kept[name] = _twin(kept[of])
+
+
+def _twin(kept: Any) -> Any:
+    """`deepcopy` takes a millisecond for a linear."""
+    if not isinstance(kept, nn.Linear | nn.Identity):
+        return deepcopy(kept)
+    twin = copy(kept)
+    twin._parameters = {
+        key: None if one is None else nn.Parameter(one.detach().clone(), one.requires_grad)
+        for key, one in kept._parameters.items()
+    }
+    return twin
 
 
 def is_plain(model: nn.Module) -> bool:

@@ -12,7 +12,7 @@ rows are made with room beside them, as wide as the border. Several adapters on 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -51,8 +51,8 @@ class Stack:
     """Shape (adapters, rank, in), in the dtype of the products."""
     b: torch.Tensor
     """Shape (adapters, out, rank), with the adapter's scale in it."""
-    grad_a: torch.Tensor
-    grad_b: torch.Tensor
+    grad_a: torch.Tensor = field(init=False)
+    grad_b: torch.Tensor = field(init=False)
     """Gradients for a and b, in fp32."""
 
 
@@ -242,10 +242,14 @@ class Adapters:
     def __init__(self, products: list[Product], names: list[str], peft_layer_of: dict[nn.Module, Any]) -> None:
         self.names = names
         self.linked: dict[str, list[Linked]] = {name: [] for name in names}
-        self.grads: dict[str, list[torch.Tensor]] = {name: [] for name in names}
         bordered = len(names) == 1 or _may_copy(products, len(names))
+        layers = {product: [peft_layer_of.get(one) for one in product.linears] for product in products}
         for product in products:
-            _stack(product, names, [peft_layer_of.get(one) for one in product.linears], self, bordered=bordered)
+            product.stack = _stack(product, names, layers[product], bordered=bordered)
+        self.gradients = _as_rows([one.stack for one in products if one.stack], len(names))
+        """All that the stacks gather, a row for each adapter."""
+        for product in products:
+            self._link(product, layers[product])
 
         self._refresh = {n: copies([(one.parameter, one.value, one.scale) for one in self.linked[n]]) for n in names}
         self._collect = {n: copies([(one.grad, _grad(one.parameter), one.scale) for one in self.linked[n]])
@@ -279,7 +283,25 @@ class Adapters:
                 one.grad.copy_(part)
 
     def clear(self, name: str) -> None:
-        torch._foreach_zero_(self.grads[name])
+        self.gradients[self.names.index(name)].zero_()
+
+    def _link(self, product: Product, layers: list[Any]) -> None:
+        if (stack := product.stack) is None:
+            return
+        for slot, name in enumerate(self.names):
+            first_rank = 0
+            values, grads = (
+                shares(b[slot], product.linears, alternating=product.alternating) for b in (stack.b, stack.grad_b)
+            )
+            for layer, b, grad_b in zip(layers, values, grads, strict=True):
+                if layer is None or name not in layer.lora_A:
+                    continue
+                ranks = slice(first_rank, first_rank + layer.r[name])
+                first_rank += layer.r[name]
+                self.linked[name] += [
+                    Linked(layer.lora_A[name].weight, stack.a[slot, ranks], stack.grad_a[slot, ranks], 1.0),
+                    Linked(layer.lora_B[name].weight, b[:, ranks], grad_b[:, ranks], layer.scaling[name]),
+                ]
 
 
 def _grad(parameter: nn.Parameter) -> torch.Tensor:
@@ -305,47 +327,32 @@ def _may_copy(products: list[Product], copies: int) -> bool:
     return needed <= COPIES_SHARE * total_bytes(weights[0].device) if weights else False
 
 
-def _stack(
-    product: Product, names: list[str], layers: list[Any], adapters: Adapters, *, bordered: bool
-) -> None:  # fmt: skip
+def _stack(product: Product, names: list[str], layers: list[Any], *, bordered: bool) -> Stack | None:
+    """In the border of a plain weight, or beside it; without gradients yet."""
     present = [layer for layer in layers if layer is not None]
-    ranks = {name: sum(layer.r[name] for layer in present if name in layer.lora_A) for name in names}
-    product.stack = stack = _room_for(product, len(names), max(ranks.values(), default=0), bordered=bordered)
-    if stack is None:
-        return
-    for slot, name in enumerate(names):
-        adapters.grads[name] += [stack.grad_a[slot], stack.grad_b[slot]]
-        first_rank = 0
-        values, grads = (
-            shares(b[slot], product.linears, alternating=product.alternating) for b in (stack.b, stack.grad_b)
-        )
-        for layer, b, grad_b in zip(layers, values, grads, strict=True):
-            if layer is None or name not in layer.lora_A:
-                continue
-            ranks_here = slice(first_rank, first_rank + layer.r[name])
-            first_rank += layer.r[name]
-            adapters.linked[name] += [
-                Linked(layer.lora_A[name].weight, stack.a[slot, ranks_here], stack.grad_a[slot, ranks_here], 1.0),
-                Linked(layer.lora_B[name].weight, b[:, ranks_here], grad_b[:, ranks_here], layer.scaling[name]),
-            ]
-
-
-def _room_for(product: Product, adapters: int, rank: int, *, bordered: bool) -> Stack | None:
-    """In the border of a plain weight, or beside it."""
+    rank = max((sum(layer.r[name] for layer in present if name in layer.lora_A) for name in names), default=0)
     out, width = product.out_features, product.in_features
     if isinstance(product.weight, torch.Tensor):
         border = -(-rank // BORDER_MULTIPLE) * BORDER_MULTIPLE if bordered else 0
-        whole = product.lay(border, adapters if border else 1, alternating=adapters == 1 and product.may_alternate)
+        whole = product.lay(
+            border, len(names) if border else 1, alternating=len(names) == 1 and product.may_alternate
+        )  # fmt: skip
         if border:
-            a, b = whole[:, out:, :width], whole[:, :out, width:]
-            return Stack(a, b, _zeros(a), _zeros(b))
+            return Stack(whole[:, out:, :width], whole[:, :out, width:])
     if not rank:
         return None
     rank = max(16, 1 << (rank - 1).bit_length())  # the kernels' tiles take powers of two
     like = product.weight if isinstance(product.weight, torch.Tensor) else product.weight.like
-    a, b = like.new_zeros(adapters, rank, width), like.new_zeros(adapters, out, rank)
-    return Stack(a, b, _zeros(a), _zeros(b))
+    return Stack(like.new_zeros(len(names), rank, width), like.new_zeros(len(names), out, rank))
 
 
-def _zeros(like: torch.Tensor) -> torch.Tensor:
-    return torch.zeros(like.shape, dtype=torch.float32, device=like.device)
+def _as_rows(stacks: list[Stack], adapters: int) -> torch.Tensor:
+    """Gives the stacks their gradients: zeros, in fp32, as columns of what is returned."""
+    matrices = [matrix for stack in stacks for matrix in (stack.a, stack.b)]
+    sizes = [matrix[0].numel() for matrix in matrices]
+    device = matrices[0].device if matrices else None
+    rows = torch.zeros(adapters, sum(sizes), dtype=torch.float32, device=device)
+    columns = iter(torch.split(rows, sizes, dim=1))
+    for stack in stacks:
+        stack.grad_a, stack.grad_b = (next(columns).view(matrix.shape) for matrix in (stack.a, stack.b))
+    return rows
