@@ -324,10 +324,10 @@ def check_twenty_steps() -> None:
         need(f"{label} norm", abs(norm / at[0][1] - 1), 5e-2 if label == "fp8" else 1e-2)
 
 
-def main() -> int:
+def main(named: dict[str, Any]) -> int:
     torch.manual_seed(0)
     passed = failed = 0
-    for name, check in list(globals().items()):
+    for name, check in list(named.items()):
         if not name.startswith("check_") or name == "check_gradients":
             continue
         try:
@@ -345,4 +345,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(globals()))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Phi3Config, Qwen3Config
 
 from residency.data.messages import Origin, Rendered
 from residency.engine.batch import needed_length, plan_packs
@@ -36,13 +36,22 @@ SHAPES["check-qwen3"] = SHAPES["check"] | {"head_dim": 128}
 SHAPES["qwen3-4b"] = {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "head_dim": 128,
                       "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 151936,
                       "tie_word_embeddings": True}  # fmt: skip
-LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+SHAPES["gemma3-1b"] = {"hidden_size": 1152, "intermediate_size": 6912, "num_hidden_layers": 26, "head_dim": 256,
+                       "num_attention_heads": 4, "num_key_value_heads": 1, "vocab_size": 262144,
+                       "tie_word_embeddings": True}  # fmt: skip
+SHAPES["phi3-mini"] = {"hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 32,
+                       "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 32064,
+                       "tie_word_embeddings": False}  # fmt: skip
+SHAPES["check-gemma3"] = SHAPES["gemma3-1b"] | {"num_hidden_layers": 4, "vocab_size": 32000}
+SHAPES["check-phi3"] = SHAPES["phi3-mini"] | {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 4,
+                                              "num_attention_heads": 16, "num_key_value_heads": 16}  # fmt: skip
+FAMILIES = {"gemma3": Gemma3TextConfig, "phi3": Phi3Config, "qwen3": Qwen3Config}
 
 
 def random_model(name: str, dtype: torch.dtype = torch.bfloat16, device: str = "cuda", **changes: Any) -> Any:
     """Weights N(0, 0.02), the same for the same name on one device."""
     torch.manual_seed(0)
-    family = Qwen3Config if "qwen3" in name else LlamaConfig
+    family = next((config for part, config in FAMILIES.items() if part in name), LlamaConfig)
     config = family(max_position_embeddings=131072, rms_norm_eps=1e-5, **(SHAPES[name] | changes))
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -53,13 +62,15 @@ def random_model(name: str, dtype: torch.dtype = torch.bfloat16, device: str = "
         torch.set_default_dtype(before)
 
 
-def engine_with_adapters(model: Any, count: int, speed: Speed, **settings: Any) -> tuple[Engine, list[str]]:
-    """LoRA r=16, alpha 32, on all seven linears; B starts at N(0, 0.001), since a zero would hide errors in A."""
+def engine_with_adapters(
+    model: Any, count: int, speed: Speed, *, dropout: float = 0.0, **settings: Any
+) -> tuple[Engine, list[str]]:
+    """LoRA r=16, alpha 32, on all linears; B starts at N(0, 0.001), since a zero would hide errors in A."""
     engine = Engine(model, speed=speed, **settings)
     names = [f"run{number}" for number in range(count)]
     for seed, name in enumerate(names):
-        engine.add_adapter(name, LoraConfig(r=16, lora_alpha=32, target_modules=LINEARS, task_type="CAUSAL_LM"),
-                           seed=seed)  # fmt: skip
+        engine.add_adapter(name, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", lora_dropout=dropout,
+                                            task_type="CAUSAL_LM"), seed=seed)  # fmt: skip
         generator = torch.Generator(model.device).manual_seed(seed)
         with torch.no_grad():
             for key, parameter in engine._trained[name].parameters.items():

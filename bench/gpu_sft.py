@@ -2,12 +2,12 @@
 
 A row is MODEL:MIX:PRECISION:RUNS, such as llama31-8b:A:bf16:1; MIX is A or B (passes of 8192 tokens), `short`
 (8 documents of 128 tokens for each run), or 4x512 (so many documents of so many tokens). PRECISION is bf16, fp8, or nf4
-(QLoRA). After more colons: tokens=16384 (a pass), again=2 (layers formed again), graphs=off, fused=off, kernels=off or
-on (those of installed packages), full=1 (all
-weights are trained, by autocast), layers=8 (of the shape's), trial (adds what
-`residency estimate` would say of the step's time), profile (adds the time by kernel). Every step is a forward
-and backward pass, clipping and AdamW, on new random tokens. Tokens are real ones:
-what fills a pass up never counts.
+(QLoRA). After more colons: tokens=16384 (a pass), again=2 (layers formed again),
+graphs=off, fused=off, kernels=off or on (those of installed packages), full=1 (all weights are trained,
+by autocast), layers=8 (of the shape's), dropout=0.1, compile=on (layers, where nothing is fused; its time is told
+apart), trial (adds what `residency estimate` would say of the step's time), profile (adds the time by kernel). Every
+step is a forward and backward pass, clipping and AdamW, on new random tokens. Tokens are real ones: what fills a pass
+up never counts.
 """
 
 from __future__ import annotations
@@ -66,13 +66,14 @@ def loaded(name: str, mix: str, precision: str, runs: int, options: dict[str, st
         fused=False if options.get("fused") == "off" else None, fp8=precision == "fp8",
         graphs={"on": True, "off": False}.get(options.get("graphs", "")),
         kernels={"on": True, "off": False}.get(options.get("kernels", "")),
-        layers_formed_again=int(options.get("again", 0)),
+        layers_formed_again=int(options.get("again", 0)), compile=options.get("compile") == "on",
     )  # fmt: skip
+    settings = {"speed": speed, "micro_batch_tokens": tokens, "on_compiled": lambda found: print(found, flush=True)}
     if full:
-        engine = Engine(model, speed=speed, micro_batch_tokens=tokens, autocast=torch.bfloat16)
+        engine = Engine(model, autocast=torch.bfloat16, **settings)
         engine.train_all_weights()
         return engine, [FULL], tokens
-    return *engine_with_adapters(model, runs, speed, micro_batch_tokens=tokens), tokens
+    return *engine_with_adapters(model, runs, dropout=float(options.get("dropout", 0)), **settings), tokens
 
 
 def measure(row: str) -> dict[str, Any]:
@@ -99,7 +100,7 @@ def measure(row: str) -> dict[str, Any]:
         engine.step(settings)
     torch.cuda.synchronize()
 
-    ends, host, losses, late = [], [], [], None
+    ends, host, losses, late, compiling = [], [], [], None, engine.compile_seconds
     started = time.perf_counter()
     with metered() as meter:
         for one in ready[WARM_UP:]:
@@ -112,16 +113,18 @@ def measure(row: str) -> dict[str, Any]:
                 ends.append(time.perf_counter())
             late = now
         torch.cuda.synchronize()
-        seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - started - (engine.compile_seconds - compiling)
     tokens = sum(len(r) for one in ready[WARM_UP:] for rows in one.values() for r in rows)
+    steps = [1e3 * (b - a) for a, b in itertools.pairwise(ends)]
     result = {
         "row": row, "tok_s": round(tokens / seconds), "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
         "reserved_gib": round(torch.cuda.max_memory_reserved() / 2**30, 2), "loss_step_0": round(first_loss, 4),
-        "loss_last": round(losses[-1], 4), "step_ms": round(1e3 * statistics.median(
-            b - a for a, b in itertools.pairwise(ends)), 2), "tokens_per_step": round(tokens / STEPS),
+        "loss_last": round(losses[-1], 4), "step_ms": round(statistics.median(steps), 2),
+        "step_quartiles_ms": [round(one, 2) for one in statistics.quantiles(steps)[::2]],
+        "tokens_per_step": round(tokens / STEPS),
         "host_ms": round(1e3 * statistics.median(host), 2), "first_step_s": round(first_seconds, 2),
-        "load_s": round(load_seconds, 1), "steps": STEPS, "device": torch.cuda.get_device_name(), 
-        "torch": torch.__version__,
+        "compile_s": round(engine.compile_seconds, 1), "load_s": round(load_seconds, 1), "steps": STEPS,
+        "device": torch.cuda.get_device_name(), "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"), "reasons": engine.reasons,
     } | meter  # fmt: skip
     if "trial" in more:

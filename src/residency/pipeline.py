@@ -187,7 +187,9 @@ def summarise(outcome: sft.Outcome, prepared: Prepared, engine: Engine, stages: 
         trained_tokens=progress.trained_tokens,
         tokens_per_second=progress.tokens / progress.seconds,
         peak_memory_bytes=peak_bytes(engine.device),
-        seconds=stages.seconds | {"train": progress.seconds},
+        seconds=stages.seconds
+        | {"train": progress.seconds}
+        | ({"compile": engine.compile_seconds} if engine.compile_seconds else {}),
         environment=versions(),
     )
 

@@ -327,9 +327,10 @@ class Summary(Record):
     """Real tokens that passed through training."""
     trained_tokens: int
     tokens_per_second: float
+    """Compiling not counted."""
     peak_memory_bytes: int
     seconds: dict[str, float]
-    """Wall time by stage."""
+    """Wall time by stage; `compile` is that of compiling layers, beside `train`."""
     environment: dict[str, str]
     """Versions and device."""
 

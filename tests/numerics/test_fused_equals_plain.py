@@ -366,6 +366,7 @@ def test_on_a_cpu_the_plain_passes_are_chosen_and_each_reason_given() -> None:
         "fp8": "not asked for",
         "graphs": "needs a CUDA device",
         "kernels": "needs the fused passes",
+        "compile": "not asked for",
     }
 
 

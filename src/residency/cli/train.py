@@ -118,8 +118,10 @@ def show_result(run: RunFolder, as_json: bool) -> Verdict:
 def sentence(summary: Summary) -> str:
     loss = f", held-out loss {summary.eval_loss:.4f}" if summary.eval_loss is not None else ""
     early = "stopped early: " if summary.status == "stopped_early" else ""
+    compiling = summary.seconds.get("compile", 0.0)
+    compiled = f" and {duration(compiling)} of compiling" if compiling else ""
     return (
-        f"{early}{summary.steps} steps in {duration(summary.seconds.get('train', 0.0))}, "
+        f"{early}{summary.steps} steps in {duration(summary.seconds.get('train', 0.0))}{compiled}, "
         f"{summary.tokens_per_second:,.0f} tokens/s, peak memory {memory(summary.peak_memory_bytes)}, "
         f"training loss {summary.train_loss:.4f}{loss}"
     )

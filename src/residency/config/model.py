@@ -175,6 +175,9 @@ class Speed(Section, Generic[A]):
     recompute_layers: Annotated[int, Field(ge=0)] | A = AUTO
     """Layers whose activations are computed again in the backward pass instead of kept: less memory, more time, the
     same result. `auto` takes as many as memory asks for."""
+    compile: bool | A = AUTO
+    """Where the fused passes do not serve, compile the model's layers with torch: the same result up to rounding, which
+    is checked, and dropped where it is not. `auto` compiles on a GPU, for runs long enough to get the time back."""
     threads: Annotated[int, Field(ge=1)] | A = AUTO
     """CPU threads. The rows of a step are shared out between them; where all weights are trained, each operation is."""
 

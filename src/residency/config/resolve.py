@@ -36,6 +36,8 @@ BUDGET_GREEN, BUDGET = 0.05, 0.15
 FEWEST_PROBES, MOST_PROBES = 4, 30
 CPU_PROBE_WEIGHTS = 8 * 135e6
 """Rows the generalisation card asks about times the model's weights: what two CPU cores do in less than a minute."""
+STEPS_TO_COMPILE = 1000
+"""Compiling takes up to some minutes the first time, and saves a part of each step."""
 MEMORY_SHARE = 0.8
 """Share of the free memory that is planned for."""
 SMALL_PARAMETERS = 500_000_000
@@ -78,6 +80,8 @@ class Facts:
     bf16_faster: bool
     bf16_reason: str
     """A sentence with the measurement."""
+    fused: bool = False
+    """Whether the fused passes train what is asked for."""
     layers: int = 0
     """Layers that can be computed again in the backward pass."""
     layer_bytes_per_token: int = 0
@@ -303,6 +307,17 @@ def precision(values: Values, facts: Facts) -> tuple[str, str]:
     return ("bf16" if facts.bf16_faster else "fp32"), facts.bf16_reason
 
 
+def compile_layers(values: Values, facts: Facts) -> tuple[bool, str]:
+    steps = total_steps(values, facts)
+    if facts.device == "cpu":
+        return False, "On a CPU the matrix products take the time, and no compiler makes them faster."
+    if facts.fused and values["adapter"]["kind"] != "full":
+        return False, "The fused passes need no compiler."
+    if steps < STEPS_TO_COMPILE:
+        return False, f"{steps} steps would not get back the time that compiling takes; from {STEPS_TO_COMPILE} on."
+    return True, f"{steps} steps get back the time that compiling takes."
+
+
 def threads(values: Values, facts: Facts) -> tuple[int, str]:
     """Threads that wait for a core spin: 2 on one free core were measured 8 to 11 times slower than 1."""
     busy = min(round(facts.busy_cores), facts.cpu_cores - 1)
@@ -346,6 +361,7 @@ RULES: dict[str, Callable[[Values, Facts], tuple[Any, str]]] = {
     "eval.max_new_tokens": max_new_tokens,
     "eval.probes": probes,
     "speed.precision": precision,
+    "speed.compile": compile_layers,
     "speed.threads": threads,
 }
 """In this order, by dotted path: a later rule builds on the values before it."""

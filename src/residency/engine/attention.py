@@ -1,7 +1,7 @@
 """Attention in which each document of a pass sees only itself.
 
 Registered with transformers under the name "residency"; transformers builds no mask for it, and every model hands over
-`documents` unchanged from the call of the model; or, where answers are written, the `written` cache they stand in.
+`packed` unchanged from the call of the model; or, where answers are written, the `written` cache they stand in.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from transformers import AttentionInterface, Cache, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from residency.engine import answers
-from residency.engine.batch import Document
+from residency.engine.batch import Pack
 
 NAME = "residency"
 
@@ -28,7 +28,7 @@ def document_attention(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    documents: tuple[Document, ...] | None = None,
+    packed: Pack | None = None,
     written: Cache | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -39,7 +39,7 @@ def document_attention(
         assert attention_mask is not None
         start = written.layers[module.layer_idx].start
         return answers.attend(module, query, key, value, attention_mask, scaling, start), None
-    if documents is None:
+    if packed is None:
         return sdpa_attention_forward(  # type: ignore[no-any-return]
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )
@@ -48,7 +48,7 @@ def document_attention(
         # Its backward is measured 3 times as fast in fp32 there, the conversions included.
         query, key, value = query.float(), key.float(), value.float()
     outputs = []
-    for document in documents:
+    for document in packed.documents:
         own = slice(document.start, document.end)
         q, k, v = query[:, :, own], key[:, :, own], value[:, :, own]
         if document.prefix:

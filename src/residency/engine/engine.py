@@ -31,6 +31,7 @@ from transformers import PreTrainedModel
 from residency.data.messages import Rendered
 from residency.engine import lora, state
 from residency.engine.batch import needed_length
+from residency.engine.compiled import Compilation
 from residency.engine.divergence import Distributions, Remembered
 from residency.engine.fast import FastPath
 from residency.engine.late import Late, LateFloats, Loss
@@ -38,7 +39,6 @@ from residency.engine.loss import Scores
 from residency.engine.memory import is_out_of_memory, release_memory
 from residency.engine.optim import StepSettings, adamw, step_sizes
 from residency.engine.plain import PlainPath
-from residency.engine.recompute import form_again
 from residency.engine.sampling import Sampled, SamplingSettings, collect
 from residency.engine.speed import Speed, choose
 from residency.engine.state import Snapshot, Trained
@@ -76,6 +76,7 @@ class Engine:
         autocast: torch.dtype | None = None,
         speed: Speed = AUTOMATIC,
         on_smaller_micro_batch: Callable[[int], None] = lambda tokens: None,
+        on_compiled: Callable[[Compilation], None] = lambda found: None,
     ) -> None:
         self.model: Any = model.requires_grad_(False).eval()
         self.device: torch.device = model.device
@@ -86,7 +87,7 @@ class Engine:
         self._base = model
         self._trained: dict[str, Trained] = {}
         self._since_step: list[_Added] = []
-        self._plain = PlainPath(model, share_prefix=share_prefix, autocast=autocast)
+        self._plain = PlainPath(model, share_prefix=share_prefix, autocast=autocast, on_compiled=on_compiled)
         self._fast: FastPath | None = None
         self._wanted = speed
         self.speed, self.reasons = choose(speed, model, plain_lora=False, autocast=autocast is not None)
@@ -136,7 +137,7 @@ class Engine:
         weights = dict(self._base.named_parameters())
         self._trained[FULL] = Trained(weights, adamw(weights.values()))
         self._require_gradients()
-        form_again(self._base, self._wanted.layers_formed_again)
+        self._plain.arrange(self.speed, fused=False)
 
     def drop_adapter(self, name: str) -> None:
         """Frees an adapter and its optimizer; there must be another one."""
@@ -156,16 +157,20 @@ class Engine:
         """Once for the first adapter; one that the fused passes cannot train takes all back to the plain ones."""
         plain = self._plain.shared and lora.only_in_layers(self.model)
         if self._fast is None or not plain:
-            autocast = self.autocast is not None
-            self.speed, self.reasons = choose(self._wanted, self._base, plain_lora=plain, autocast=autocast)
+            self.speed, self.reasons = choose(self._wanted, self._base, plain_lora=plain, autocast=bool(self.autocast))
         if self._fast is not None and not self.speed.fused:
             self._fast.leave([name for name, trained in self._trained.items() if trained.tokens])
             self._fast = None
         elif self._fast is None and self.speed.fused:
             self._fast = FastPath(self._base, self.speed)
-        form_again(self._base, 0 if self._fast else self._wanted.layers_formed_again)
+        self._plain.arrange(self.speed, fused=self._fast is not None)
         if self._fast is not None:
             self._fast.use(self.model, {name: one.optimizer for name, one in self._trained.items()})
+
+    @property
+    def compile_seconds(self) -> float:
+        """What compiling layers has taken so far."""
+        return self._plain.compiled.seconds if self._plain.compiled else 0.0
 
     @property
     def trained(self) -> list[str]:

@@ -14,15 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 from residency.data.messages import Rendered
-from residency.engine.batch import needed_length, plan_packs
+from residency.engine.batch import TOKENS_MULTIPLE, needed_length, next_length, plan_packs, round_up
 from residency.engine.document_kernel import Documents
 from residency.engine.fused import Pass
 from residency.engine.products import Slots
 
 EVEN_FILL = 0.9
 """Documents count as of one length if the shortest fills at least this share of its room."""
-TOKENS_MULTIPLE = 16
-"""FP8 products need it, and others run faster with it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,12 +49,12 @@ def passes(
     longest = max((needed_length(row) for rows in rows_of.values() for row in rows), default=0)
     at_once = max(1, capacity // max(1, longest))
     for run in _neighbours(sorted(numbers), at_once) if numbers else [[None]]:
-        share = _round_up(max(capacity // len(run), longest), TOKENS_MULTIPLE)
+        share = round_up(max(capacity // len(run), longest), TOKENS_MULTIPLE)
         lengths = [[needed_length(row) for row in rows_of[number]] for number in run]
         plans = [plan_packs(one, share if packing else 0) for one in lengths]
         fullest = max((sum(one[i] for i in pack) for one, plan in zip(lengths, plans, strict=True) for pack in plan),
                       default=0)  # fmt: skip
-        share = min(share, _next_length(fullest))
+        share = min(share, next_length(fullest))
         first = run[0]
         slots = Slots(0, 0) if first is None else Slots(first, len(run))
         for turn in range(max(len(plan) for plan in plans)):
@@ -77,15 +75,6 @@ def _neighbours(numbers: Sequence[int], at_once: int) -> Iterator[list[int]]:
     yield run
 
 
-def _round_up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
-
-
-def _next_length(tokens: int) -> int:
-    """`tokens` or up to a quarter more: four lengths between a power of two and the next."""
-    return _round_up(tokens, max(TOKENS_MULTIPLE, (1 << max(0, tokens - 1).bit_length()) // 8))
-
-
 def _room(lengths: list[list[int]], share: int) -> int:
     """The room of each document if all are of about one length, else 0."""
     counts = {len(one) for one in lengths}
@@ -104,7 +93,7 @@ def _fill(
     lengths = [[needed_length(row) for _, row in rows] for rows in chosen]
     room = _room(lengths, share)
     most = max(1, max(sum(int(row.trained.sum()) for _, row in rows) for rows in chosen))
-    most = _round_up(_round_up(most, multiple), TOKENS_MULTIPLE)
+    most = round_up(round_up(most, multiple), TOKENS_MULTIPLE)
     ids, positions = np.zeros(total, np.int64), np.zeros(total, np.int64)
     predictors, targets = np.zeros((len(chosen), most), np.int64), np.full((len(chosen), most), -1, np.int64)
     owners = np.full((len(chosen), most), -1, np.int64)
@@ -125,7 +114,7 @@ def _fill(
         if at < (number + 1) * share:
             positions[at : (number + 1) * share] = np.arange((number + 1) * share - at)
             bounds.append((number + 1) * share)
-    empty = _round_up(len(bounds), TOKENS_MULTIPLE) - len(bounds)
+    empty = round_up(len(bounds), TOKENS_MULTIPLE) - len(bounds)
     moved = _move([ids, positions, predictors, targets, np.array(bounds + [total] * empty), owners], device)
     longest = max(np.diff(bounds))
     documents = Documents(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from copy import copy, deepcopy
-from functools import partial
+from functools import cache
 from typing import Any
 
 import torch
@@ -22,10 +22,21 @@ from torch import nn
 from residency.engine.batch import Segment
 
 
-class Routing(threading.local):
+class Routing:
     """Which adapter each token of this thread's present pass belongs to; every replaced layer reads it."""
 
-    segments: tuple[Segment, ...] = ()
+    def __init__(self) -> None:
+        self._here = threading.local()
+        self.alone: str | None = None
+        """The adapter of all tokens, for compiled layers: they run in one pass at a time."""
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        return getattr(self._here, "segments", ())
+
+    @segments.setter
+    def segments(self, segments: tuple[Segment, ...]) -> None:
+        self._here.segments = segments
 
     def parts(self, tokens: int) -> tuple[Segment, ...]:
         """The segments, where the one that is all of a pass (generation) gets the pass's own length."""
@@ -68,16 +79,35 @@ class _AddUpdate(torch.autograd.Function):
         return grad, None if grad_x is None else grad_x.view_as(x), None, *grads
 
 
-def _forward(layer: Any, routing: Routing, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    output: torch.Tensor = layer.base_layer(x, *args, **kwargs)
-    used = [s for s in routing.parts(x.numel() // x.shape[-1]) if s.adapter in layer.lora_A]
-    if not used:
+class _Shared:
+    """Goes before PEFT's own class of a layer. A class, because what each instance holds would be compiled anew."""
+
+    routing: Routing
+
+    def forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        output: torch.Tensor = self.base_layer(x, *args, **kwargs)
+        if torch.compiler.is_compiling():  # which fuses what is added better than what is mutated
+            return _plus_update(self, self.routing.alone, x, output)
+        used = [s for s in self.routing.parts(x.numel() // x.shape[-1]) if s.adapter in self.lora_A]
+        if not used:
+            return output
+        parts = tuple((s.start, s.end, self.scaling[s.adapter]) for s in used)
+        weights = [w for s in used for w in (self.lora_A[s.adapter].weight, self.lora_B[s.adapter].weight)]
+        if not torch.is_grad_enabled():
+            return _AddUpdate.forward(_NoContext(), output, x, parts, *weights)
+        return _AddUpdate.apply(output, x, parts, *weights)  # type: ignore[no-any-return,no-untyped-call]
+
+
+@cache
+def _sharing(kind: type) -> type:
+    return type(kind.__name__, (_Shared, kind), {"__module__": kind.__module__})
+
+
+def _plus_update(layer: Any, adapter: str | None, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    if adapter not in layer.lora_A:
         return output
-    parts = tuple((s.start, s.end, layer.scaling[s.adapter]) for s in used)
-    weights = [w for s in used for w in (layer.lora_A[s.adapter].weight, layer.lora_B[s.adapter].weight)]
-    if not torch.is_grad_enabled():
-        return _AddUpdate.forward(_NoContext(), output, x, parts, *weights)
-    return _AddUpdate.apply(output, x, parts, *weights)  # type: ignore[no-any-return,no-untyped-call]
+    a, b = (part[adapter].weight.to(x.dtype) for part in (layer.lora_A, layer.lora_B))
+    return output.add(x @ a.T @ b.T, alpha=layer.scaling[adapter])
 
 
 class _NoContext:
@@ -149,11 +179,13 @@ def use_shared_forward(model: nn.Module, routing: Routing) -> None:
     """Replaces the forward of every LoRA layer of a model for which `is_plain` holds. May be called again."""
     for layer in model.modules():
         if isinstance(layer, LoraLayer):
-            layer.forward = partial(_forward, layer, routing)
+            layer.routing = routing
+            if not isinstance(layer, _Shared):
+                layer.__class__ = _sharing(type(layer))  # type: ignore[arg-type]  # a class is hashable
 
 
 def use_own_forward(model: nn.Module) -> None:
     """Gives every layer PEFT's forward back."""
     for layer in model.modules():
-        if isinstance(layer, LoraLayer):
-            layer.__dict__.pop("forward", None)
+        if isinstance(layer, _Shared):
+            layer.__class__ = type(layer).__bases__[1]

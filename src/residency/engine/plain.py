@@ -16,10 +16,13 @@ from transformers import PreTrainedModel
 
 from residency.data.messages import Rendered
 from residency.engine import attention, lanes, lora, sampling
-from residency.engine.batch import Pack, Segment, collate, needed_length, plan_packs, split_evenly
+from residency.engine.batch import Pack, Segment, collate, filled, needed_length, next_length, plan_packs, split_evenly
+from residency.engine.compiled import Compilation, CompiledLayers
 from residency.engine.divergence import Distributions, Remembered, divergence, join, logprobs_of, top_k
 from residency.engine.loss import linear_cross_entropy, logits_cross_entropy
+from residency.engine.recompute import arrange, decoder_layers
 from residency.engine.sampling import SamplingSettings, held_once
+from residency.engine.speed import Speed
 
 R = TypeVar("R")
 _Gradients: TypeAlias = tuple[torch.Tensor | None, ...]
@@ -28,15 +31,25 @@ _Gradients: TypeAlias = tuple[torch.Tensor | None, ...]
 class PlainPath:
     """`base` is the causal language model; `model` the same, or PEFT's model around it."""
 
-    def __init__(self, base: PreTrainedModel, *, share_prefix: bool, autocast: torch.dtype | None) -> None:
+    def __init__(
+        self,
+        base: PreTrainedModel,
+        *,
+        share_prefix: bool,
+        autocast: torch.dtype | None,
+        on_compiled: Callable[[Compilation], None],
+    ) -> None:
         self.base: Any = base
         self.model: Any = base
         self.device: torch.device = base.device
         self.share_prefix = share_prefix
         self.autocast = autocast
+        self.on_compiled = on_compiled
         self.routing = lora.Routing()
         self.shared = False
         """Whether several adapters share a pass."""
+        self.compiled: CompiledLayers | None = None
+        """For passes with gradients, where it is set."""
         self._trained: list[nn.Parameter] = []
         self._head = _plain_head(base)
 
@@ -49,6 +62,21 @@ class PlainPath:
             lora.use_own_forward(model)
         if self.base.get_output_embeddings() is not self._head:  # adapted itself
             self._head = None
+
+    def arrange(self, speed: Speed, *, fused: bool) -> None:
+        """How the layers run: compiled, formed again in the backward pass. Where passes are fused, these only score."""
+        if not speed.compile:
+            self.compiled = None
+        elif self.compiled is None:
+            self.compiled = CompiledLayers(
+                decoder_layers(self.base), self.autocast or self.base.dtype, self.on_compiled
+            )
+        arrange(
+            self.base,
+            self.routing,
+            again=0 if fused else speed.layers_formed_again,
+            forward=self.compiled.forward if self.compiled else None,
+        )
 
     def train(self, parameters: Sequence[nn.Parameter]) -> None:
         """All that is trained from now on."""
@@ -63,6 +91,7 @@ class PlainPath:
                 for name, rows in group.items()}  # fmt: skip
 
         def added(pack: Pack) -> tuple[_Gradients, torch.Tensor, torch.Tensor]:
+            self._compile(pack)
             loss, losses, correct = self._losses(pack)
             return self._backward(loss), losses, correct
 
@@ -81,6 +110,7 @@ class PlainPath:
         total = torch.zeros((), device=self.device)
 
         def pulled(pack: Pack) -> tuple[_Gradients, torch.Tensor]:
+            self._compile(pack)
             loss, each = divergence(*self._outputs(pack), join([rows[i].base for i in pack.rows]))
             return self._backward(loss * factor), each.sum()
 
@@ -157,8 +187,9 @@ class PlainPath:
 
     def _lanes(self, items: int) -> int:
         """Passes beside one another: on a CPU, unless all weights are trained, whose gradients would be held for each,
-        or layers keep PEFT's own forward, which has one state and draws its dropout in one order."""
-        return lanes.lanes(items) if self.device.type == "cpu" and (self.shared or not self._trained) else 1
+        or layers are compiled, or keep PEFT's own forward, which has one state and draws its dropout in one order."""
+        alone = (self._trained and not self.shared) or self.compiled is not None
+        return 1 if alone or self.device.type != "cpu" else lanes.lanes(items)
 
     def _each(
         self, work: Callable[[Pack], R], group: Mapping[Any, Sequence[Rendered]], capacity: int
@@ -181,7 +212,22 @@ class PlainPath:
         groups: dict[str | None, list[tuple[int, Rendered]]] = {}
         for name, index, row in members:
             groups.setdefault(name, []).append((index, row))
-        return collate(groups, self.device, share_prefix=self.share_prefix)
+        pack = collate(groups, self.device, share_prefix=self.share_prefix)
+        if self.compiled is not None and torch.is_grad_enabled() and len(groups) == 1:
+            length = next_length(pack.input_ids.shape[1])
+            return filled(pack, length) if self.compiled.takes(members[0][0], length) else pack
+        return pack
+
+    def _compile(self, pack: Pack) -> None:
+        """Before a pass with gradients. One of several adapters runs uncompiled: where they meet changes."""
+        if self.compiled is None:
+            return
+        if len(pack.segments) > 1:
+            self.compiled.off()
+            return
+        [segment] = pack.segments
+        self.routing.alone = segment.adapter
+        self.compiled.ready(segment.adapter, segment.end, lambda: self._losses(pack)[0], self._trained)
 
     def _backward(self, loss: torch.Tensor) -> _Gradients:
         """The gradients; none where they are added at once, because no pass stands beside this one."""
@@ -205,7 +251,7 @@ class PlainPath:
     def _outputs(self, pack: Pack) -> tuple[torch.Tensor, nn.Linear | None]:
         """At the predictors of a pass, the hidden states and the head; or the logits, where there is no plain head."""
         self.routing.segments = pack.segments
-        passed = {"input_ids": pack.input_ids, "position_ids": pack.position_ids, "documents": pack.documents}
+        passed = {"input_ids": pack.input_ids, "position_ids": pack.position_ids, "packed": pack}
         with self._autocast():
             if self._head is None:
                 return self.base(**passed, use_cache=False, logits_to_keep=pack.predictors).logits[0], None

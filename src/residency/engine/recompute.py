@@ -1,4 +1,4 @@
-"""Layers whose activations are formed again in the backward pass instead of kept, where autograd runs the passes."""
+"""How autograd's passes run a decoder layer: compiled or not, and with its activations kept or formed again."""
 
 from __future__ import annotations
 
@@ -7,20 +7,42 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from residency.engine.lora import Routing
 
-def form_again(model: PreTrainedModel, layers: int) -> None:
-    """The first `layers` decoder layers keep their input alone; all others keep what they did. May be called again."""
-    for number, layer in enumerate(m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)):
+
+def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
+    return [part for part in model.modules() if isinstance(part, GradientCheckpointingLayer)]
+
+
+def arrange(
+    model: PreTrainedModel,
+    routing: Routing,
+    *,
+    again: int = 0,
+    forward: Callable[..., Any] | None = None,
+) -> None:
+    """The first `again` decoder layers keep their input alone; all others keep what they did. `forward(layer, ...)`
+    runs a layer in the place of its own. May be called again."""
+    for number, layer in enumerate(decoder_layers(model)):
         layer.__dict__.pop("forward", None)
-        if number < layers:
-            layer.forward = partial(_again, layer.forward)
+        if forward is not None:
+            layer.forward = partial(forward, layer)
+        if number < again:
+            layer.forward = partial(_again, layer.forward, routing)
 
 
-def _again(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _again(forward: Callable[..., Any], routing: Routing, *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
-    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+    segments = routing.segments
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        routing.segments = segments  # a GPU's backward pass has a thread of its own
+        return forward(*args, **kwargs)
+
+    return checkpoint(run, *args, use_reentrant=False, **kwargs)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 
 from residency.engine import hopper
 from residency.engine.fused import in_nf4, recognise
+from residency.engine.recompute import decoder_layers
 
 LARGEST_GRAPH_PARAMETERS = 3e9
 """Above this a pass keeps the card busy longer than its launches take."""
@@ -34,6 +37,8 @@ class Speed:
     as it would be alone, to the bit."""
     layers_formed_again: int = 0
     """So many layers keep their input alone and are formed again in the backward pass, to save memory."""
+    compile: bool = False
+    """Layers compiled by torch in the passes of autograd. Whoever knows how many steps come decides whether it pays."""
 
 
 def choose(wanted: Speed, model: Any, *, plain_lora: bool, autocast: bool) -> tuple[Speed, dict[str, str]]:
@@ -50,10 +55,11 @@ def choose(wanted: Speed, model: Any, *, plain_lora: bool, autocast: bool) -> tu
     fp8, reasons["fp8"] = objection is None, objection or "asked for"
     graphs = _graphs(wanted, model, fused, reasons)
     kernels = _kernels(wanted, model, fused, graphs, reasons)
+    compiled = _compiled(wanted, model, fused, reasons)
     if fused:
         reasons["share_prefix"] = "fused passes compute every row whole"
     shared = model.device.type != "cpu" if wanted.shared is None else wanted.shared
-    return Speed(fused, graphs, kernels, fp8, shared, wanted.layers_formed_again), reasons
+    return Speed(fused, graphs, kernels, fp8, shared, wanted.layers_formed_again, compiled), reasons
 
 
 def _fused(wanted: Speed, model: Any, plain_lora: bool, autocast: bool, reasons: dict[str, str]) -> bool:
@@ -93,6 +99,26 @@ def _kernels(wanted: Speed, model: Any, fused: bool, graphs: bool, reasons: dict
     )  # fmt: skip
     reasons["kernels"] = objection or "flash-attn-4 and quack-kernels"
     return objection is None
+
+
+def _compiled(wanted: Speed, model: Any, fused: bool, reasons: dict[str, str]) -> bool:
+    objection = (
+        "not asked for" if not wanted.compile
+        else "the fused passes need none" if fused
+        else "its layers are none that transformers marks as such" if not decoder_layers(model)
+        else no_compiler(model.device)
+    )  # fmt: skip
+    reasons["compile"] = objection or "the first pass of each length is compared with the same one uncompiled"
+    return objection is None
+
+
+def no_compiler(device: torch.device) -> str | None:
+    """What torch's compiler needs and does not find."""
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    name = "CC" if device.type == "cuda" else "CXX"
+    found = [os.environ[name]] if name in os.environ else ["gcc", "clang"] if name == "CC" else ["g++", "clang++"]
+    return None if any(map(shutil.which, found)) else f"there is no compiler ({' or '.join(found)})"
 
 
 def _lacking(model: Any) -> str | None:

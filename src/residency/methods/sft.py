@@ -57,7 +57,7 @@ class Taken:
     replayed: Loss | None
     norms: Mapping[str, float]
     seconds: float
-    """That handing it to the device took; on a CPU, all of it."""
+    """That handing it to the device took; on a CPU, all of it. Compiling is not counted."""
 
 
 def train(
@@ -146,14 +146,15 @@ def take_step(
 ) -> Run[Taken]:
     """One optimizer step, handed to the device; nothing waits for it."""
     assert not isinstance(settings.learning_rate, str), "a search has found a rate before"
-    began = time.monotonic()
+    began, compiling = time.monotonic(), engine.compile_seconds
     batch = [rows[i] for i in rows_of_step(step, settings.batch_size, len(rows), settings.seed)]
     rate = learning_rate_at(step, total, settings.learning_rate, settings.schedule, settings.warmup_share)
     loss: Loss = yield Gradients(engine, name, batch)
     replayed = replay(engine, name, keep, step, settings.batch_size, settings.seed)
     update = StepSettings(rate, settings.weight_decay, settings.max_grad_norm)
     norms: Mapping[str, float] = yield Update(engine, name, update)
-    return Taken(step, batch, rate, loss, replayed, norms, time.monotonic() - began)
+    seconds = time.monotonic() - began - (engine.compile_seconds - compiling)
+    return Taken(step, batch, rate, loss, replayed, norms, seconds)
 
 
 def noted(

@@ -72,6 +72,7 @@ def gather(
         memory_bytes=available_bytes(here),
         fixed_bytes=sum(fixed_bytes(model, config.adapter, passes).values()),
         bytes_per_token=kept + working // TYPICAL_TOKENS,
+        fused=passes.fused,
         layers=model.layers,
         layer_bytes_per_token=(kept - kept_again) // model.layers,
         cpu_cores=cpu_cores(),

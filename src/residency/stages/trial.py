@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from residency.engine.optim import StepSettings
 from residency.models.nf4 import hold_in_nf4
 from residency.models.quiet import quiet_transformers
 from residency.stages.facts import device
-from residency.stages.model import DTYPES, engine_for
+from residency.stages.model import DTYPES, engine_settings
 
 DEPTHS = (2, 6)
 WARM_UP, REPEATS = 2, 4
@@ -58,7 +59,9 @@ def _engine(resolved: ResolvedConfig, hf_config: Any, layers: int) -> tuple[Engi
     model.name_or_path = "shallow"
     if isinstance(resolved.adapter, Qlora):
         hold_in_nf4(model)
-    engine = engine_for(model, resolved, dtype if full and dtype is not torch.float32 else None, lambda tokens: None)
+    settings = engine_settings(resolved, dtype if full and dtype is not torch.float32 else None)
+    settings["speed"] = replace(settings["speed"], compile=False)  # compiling takes longer than all of this
+    engine = Engine(model, **settings)
     if isinstance(resolved.adapter, Full):
         engine.train_all_weights()
         return engine, FULL

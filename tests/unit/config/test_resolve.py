@@ -35,9 +35,11 @@ def test_no_auto_is_left_and_each_that_was_has_its_reason() -> None:
     assert "auto" not in config.model_dump_json()
     assert list(reasons) == [
         "data.format", "data.max_length_tokens", "adapter.rank", "train.batch_size", "train.epochs",
-        "train.learning_rate", "speed.recompute_layers", "train.micro_batch_tokens", "train.eval_every_steps",
-        "train.save_every_steps", "retention.stop", "retention.anchors", "retention.answer_tokens", "retention.budget",
-        "retention.replay", "eval.graders", "eval.max_new_tokens", "eval.probes", "speed.precision", "speed.threads",
+        "train.learning_rate", "speed.recompute_layers", "train.micro_batch_tokens",
+        "train.eval_every_steps", "train.save_every_steps", "retention.stop", "retention.anchors",
+        "retention.answer_tokens", "retention.budget",
+        "retention.replay", "eval.graders", "eval.max_new_tokens", "eval.probes", "speed.precision", "speed.compile",
+        "speed.threads",
     ]  # fmt: skip
     assert all(reason.endswith(".") and " " in reason for reason in reasons.values())
 
@@ -60,6 +62,26 @@ def test_layers_are_computed_again_only_where_memory_asks_for_it() -> None:
     need = gpu.fixed_bytes + config.train.micro_batch_tokens * (3_300_000 - 15 * 100_000)
     assert config.train.micro_batch_tokens >= 4096
     assert need <= 0.8 * 30e9
+
+
+LONG = {"train": {"max_steps": 2000, "epochs": 10_000}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "own", "on", "why"),
+    [
+        ({}, {}, False, "On a CPU"),
+        ({"device": "cuda", "fused": True}, {}, False, "The fused passes need no compiler."),
+        ({"device": "cuda"}, {}, False, "would not get back the time"),
+        ({"device": "cuda"}, LONG, True, "2000 steps get back"),
+        ({"device": "cuda", "fused": True}, LONG | {"adapter": {"kind": "full"}}, True, "2000 steps get back"),
+    ],
+)  # fmt: skip
+def test_layers_are_compiled_on_a_gpu_where_nothing_is_fused_and_the_run_is_long(
+    changes: dict[str, Any], own: dict[str, Any], on: bool, why: str
+) -> None:
+    config, reasons = resolved(replace(DEMO, **changes), **own)
+    assert (config.speed.compile, why in reasons["speed.compile"]) == (on, True)
 
 
 def test_full_fine_tuning_has_no_rank_to_resolve() -> None:

@@ -10,8 +10,9 @@ import pytest
 from residency.config.load import parse_run
 from residency.config.resolve import Facts, resolve
 from residency.engine.adapters import ADAPTER, peft_config
+from residency.engine.compiled import Compilation
 from residency.records import RunFolder
-from residency.stages.model import new_engine, say_speed
+from residency.stages.model import new_engine, say_compiled, say_speed
 from tests.conftest import tiny_llama
 
 FACTS = Facts(
@@ -41,3 +42,15 @@ def test_a_speed_up_that_is_not_used_says_why(speed: dict[str, bool], level: str
     [event] = run.events()
     assert (event.kind, event.level) == ("speed", level)
     assert said in event.message
+
+
+def test_what_became_of_compiled_layers_is_said(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    say_compiled(run, Compilation(96, 1.5, 1e-6, 2e-5, None))
+    say_compiled(run, Compilation(128, 0.5, None, None, "RuntimeError: no"))
+    used, dropped = run.events()
+    assert (used.kind, used.level) == ("compiled", "info")
+    assert "passes of 96 tokens in 1.5 s" in used.message
+    assert "no gradient by more than 2.0e-05" in used.message
+    assert (dropped.kind, dropped.level) == ("compile_dropped", "warning")
+    assert "RuntimeError: no; training goes on uncompiled" in dropped.message
