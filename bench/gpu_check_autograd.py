@@ -1,4 +1,4 @@
-"""Checks on a GPU of passes that autograd runs, compiled or formed again; ends in 'N passed, N failed'."""
+"""Checks on a GPU of passes that autograd runs, compiled, formed again or offloaded; ends in 'N passed, N failed'."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parent))
-from gpu_check import PLAIN, TOKENS, main, need
+from gpu_check import FUSED, PLAIN, TOKENS, error, main, need
 from gpu_models import engine_with_adapters, mix_b, random_model
 
 from residency.engine.speed import Speed
@@ -72,6 +72,16 @@ def check_layers_formed_again() -> None:
     """The backward pass runs in another thread."""
     again = replace(PLAIN, layers_formed_again=4)
     need_same(gradients(random_model("check"), again), gradients(random_model("check"), PLAIN))
+
+
+def check_what_waits_in_the_hosts_memory_comes_back() -> None:
+    """As near as two runs without it are; the second pass meets memory that the first has used."""
+    for path in (FUSED, PLAIN):
+        again = replace(path, layers_formed_again=4)
+        here, twice = (gradients(random_model("check"), again, passes=2) for _ in range(2))
+        there = gradients(random_model("check"), replace(again, offload=True), passes=2)
+        need("loss", abs(there[0] - here[0]), 2 * abs(twice[0] - here[0]) + 1e-6)
+        need("gradients", error(there[1], here[1]), 2 * error(twice[1], here[1]) + 1e-6)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,8 @@ def predicted_gib(row: str, tokens: int) -> float:
         2,
         fused=fused,
         fp8=precision == "fp8",
-        graphs=fused and facts.parameters <= LARGEST_GRAPH_PARAMETERS,
+        graphs=fused and facts.parameters <= LARGEST_GRAPH_PARAMETERS and options.get("offload") != "on",
+        offload=options.get("offload") == "on",
         layers_again=int(options.get("again", 0)),
     )
     trained = tokens // 2 if mix == "B" else tokens

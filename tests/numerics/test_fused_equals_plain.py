@@ -129,9 +129,12 @@ def test_documents_of_one_length_lie_evenly() -> None:
     assert_same(fused_gradients(engine, [rows]), plain_gradients(rows, LORA))
 
 
-def test_layers_formed_again_change_nothing() -> None:
+@pytest.mark.parametrize("offload", [False, True], ids=["on the device", "in the host's memory"])
+def test_layers_formed_again_change_nothing(offload: bool) -> None:
     rows = random_rows(6)
-    kept, again = (fused_gradients(fused_engine(Speed(fused=True, layers_formed_again=n)), [rows]) for n in (0, 2))
+    kept, again = (
+        fused_gradients(fused_engine(Speed(fused=True, layers_formed_again=n, offload=offload)), [rows]) for n in (0, 2)
+    )
     assert kept[0] == again[0]
     assert all(torch.equal(kept[1][name], again[1][name]) for name in kept[1])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
@@ -12,6 +13,7 @@ from transformers import LlamaForCausalLM
 
 from residency.data.messages import Rendered
 from residency.engine.engine import FULL, Engine
+from residency.engine.offload import HostMemory
 from residency.engine.optim import StepSettings
 from residency.engine.speed import Speed
 from tests.conftest import random_rows, rows_with_a_shared_start, tiny_llama
@@ -119,6 +121,23 @@ def test_layers_computed_again_keep_less_and_change_nothing(config: LoraConfig |
     assert results[0][0] == results[1][0]
     for name, gradient in results[0][1].items():
         assert torch.equal(results[1][1][name], gradient), name
+
+
+@pytest.mark.parametrize("config", [LORA, None], ids=["lora", "full"])
+def test_what_waits_in_the_hosts_memory_comes_back_as_it_was(
+    config: LoraConfig | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = Counter[str]()
+    for way in ("put", "take"):
+        own = getattr(HostMemory, way)
+        monkeypatch.setattr(HostMemory, way, lambda self, it, way=way, own=own: waiting.update([way]) or own(self, it))
+    here, there = (
+        engine_gradients([random_rows(8)], config, speed=Speed(layers_formed_again=2, offload=offload))
+        for offload in (False, True)
+    )
+    assert waiting["put"] == waiting["take"] > 0
+    assert here[0] == there[0]
+    assert all(torch.equal(there[1][name], gradient) for name, gradient in here[1].items())
 
 
 def test_several_adapters_in_one_pass_train_as_each_alone() -> None:

@@ -40,6 +40,8 @@ def estimate(run_file: RunFile, overrides: Overrides = None, as_json: AsJson = F
         return
     parts = [(part, memory(size)) for part, size in found.need.memory_bytes.items()]
     print_table(table(("memory", ""), [*parts, ("total", memory(found.need.total_bytes))], right=(1,)))
+    if found.need.host_bytes:
+        print_line(f"and {memory(found.need.host_bytes)} of the host's memory, where the layers' inputs wait")
     print_line(f"\n{found.steps} steps in about {duration(found.need.seconds)}, measuring and answering not counted")
     print_line(f"({found.need.basis})")
     if found.resolved.train.learning_rate == "search":
@@ -53,6 +55,7 @@ def as_record(found: EstimateResult) -> dict[str, object]:
     return {
         "memory_bytes": found.need.memory_bytes,
         "total_bytes": found.need.total_bytes,
+        "host_bytes": found.need.host_bytes,
         "seconds": found.need.seconds,
         "basis": found.need.basis,
         "steps": found.steps,

@@ -175,6 +175,9 @@ class Speed(Section, Generic[A]):
     recompute_layers: Annotated[int, Field(ge=0)] | A = AUTO
     """Layers whose activations are computed again in the backward pass instead of kept: less memory, more time, the
     same result. `auto` takes as many as memory asks for."""
+    offload: bool | A = AUTO
+    """Hold what recomputed layers keep, their inputs, in the host's memory until the backward pass: the same result.
+    `auto` does where the passes do not fit into a GPU's memory with all layers recomputed."""
     compile: bool | A = AUTO
     """Where the fused passes do not serve, compile the model's layers with torch: the same result up to rounding, which
     is checked, and dropped where it is not. `auto` compiles on a GPU, for runs long enough to get the time back."""

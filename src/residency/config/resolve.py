@@ -86,6 +86,10 @@ class Facts:
     """Layers that can be computed again in the backward pass."""
     layer_bytes_per_token: int = 0
     """How much of `bytes_per_token` each of them saves then."""
+    input_bytes_per_token: int = 0
+    """And how much each keeps, its input."""
+    host_bytes: int = 0
+    """Free memory of the host."""
     fixed_bytes_of: dict[str, int] = field(default_factory=dict)
     """As `fixed_bytes`, for `full`, `lora` and `qlora`: what `adapter.kind: auto` chooses by."""
 
@@ -201,11 +205,32 @@ def recompute_layers(values: Values, facts: Facts) -> tuple[int, str]:
     return layers, f"{said}; {layers} of {facts.layers} layers keep nothing but their input, at the same result."
 
 
+def offload(values: Values, facts: Facts) -> tuple[bool, str]:
+    again = values["speed"]["recompute_layers"]
+    if facts.device == "cpu":
+        return False, "A CPU's passes are in the host's memory already."
+    if not again or again < facts.layers:
+        return False, "Not all layers are computed again: what is kept fits."
+    tokens = max(values["data"]["max_length_tokens"], PASS_TOKENS[facts.device])
+    per_token = facts.bytes_per_token - again * facts.layer_bytes_per_token
+    need, inputs = fixed_bytes(values, facts) + tokens * per_token, again * tokens * facts.input_bytes_per_token
+    said = f"With all layers computed again {tokens} tokens need about {need / 1e9:.1f} of "
+    said = f"{said}{facts.memory_bytes / 1e9:.1f} GB"
+    if need <= MEMORY_SHARE * facts.memory_bytes:
+        return False, f"{said}: the layers' inputs fit."
+    if inputs > MEMORY_SHARE * facts.host_bytes:
+        return False, f"{said}, but the host has no room for the layers' inputs ({inputs / 1e9:.1f} GB)."
+    return True, f"{said}; {inputs / 1e9:.1f} of them, the layers' inputs, wait in the host's memory."
+
+
 def micro_batch_tokens(values: Values, facts: Facts) -> tuple[int, str]:
     low, high = CPU_TOKENS if facts.device == "cpu" else GPU_TOKENS
     fixed = fixed_bytes(values, facts)
     free = facts.memory_bytes * MEMORY_SHARE - fixed
-    per_token = facts.bytes_per_token - values["speed"]["recompute_layers"] * facts.layer_bytes_per_token
+    again = values["speed"]["recompute_layers"]
+    per_token = facts.bytes_per_token - again * facts.layer_bytes_per_token
+    if values["speed"]["offload"]:
+        per_token -= max(0, again - 2) * facts.input_bytes_per_token  # two are there at a time
     fitting = int(max(free, 0) // per_token)
     tokens = min(max(fitting // 256 * 256, low), high)
     longest = values["data"]["max_length_tokens"]
@@ -349,6 +374,7 @@ RULES: dict[str, Callable[[Values, Facts], tuple[Any, str]]] = {
     "train.epochs": epochs,
     "train.learning_rate": peak_learning_rate,
     "speed.recompute_layers": recompute_layers,
+    "speed.offload": offload,
     "train.micro_batch_tokens": micro_batch_tokens,
     "train.eval_every_steps": eval_every_steps,
     "train.save_every_steps": save_every_steps,

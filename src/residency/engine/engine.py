@@ -393,8 +393,8 @@ class Engine:
             raise ResourceError(
                 f"memory ran out on a single row of {longest} tokens",
                 code="out_of_memory",
-                hint="set speed.recompute_layers to the model's number of layers, lower data.max_length_tokens, or use "
-                "adapter.kind: qlora or a smaller model",
+                hint="set speed.recompute_layers to the model's number of layers (and speed.offload: true), lower "
+                "data.max_length_tokens, or use adapter.kind: qlora or a smaller model",
             )
         self.micro_batch_tokens = max(longest, min(self.micro_batch_tokens, sum(lengths)) // 2)
         self.on_smaller_micro_batch(self.micro_batch_tokens)

@@ -15,6 +15,7 @@ from residency.engine.divergence import Expected, Remembered, join
 from residency.engine.fast_batch import FilledPass, passes
 from residency.engine.fused import FusedDecoder, Pass
 from residency.engine.graphs import Graphs
+from residency.engine.offload import HostMemory
 from residency.engine.optim import StepSettings
 from residency.engine.speed import Speed
 from residency.engine.vectors import Vectors, as_vectors, step, take_over
@@ -26,7 +27,8 @@ class FastPath:
     def __init__(self, model: Any, speed: Speed) -> None:
         layers = range(model.config.num_hidden_layers)
         again = frozenset(layers[: speed.layers_formed_again])
-        self.decoder = FusedDecoder(model, fp8=speed.fp8, kernels=bool(speed.kernels), again=again)
+        host = HostMemory(model.device) if speed.offload else None
+        self.decoder = FusedDecoder(model, fp8=speed.fp8, kernels=bool(speed.kernels), again=again, host=host)
         self.device: torch.device = model.device
         self.graphs = Graphs() if speed.graphs else None
         self._trained: dict[str, tuple[torch.optim.AdamW, Vectors]] = {}

@@ -19,6 +19,7 @@ from residency.engine import hopper
 from residency.engine.divergence import Expected
 from residency.engine.document_kernel import Documents, attend, attend_backward
 from residency.engine.frozen import Workspace, is_nf4
+from residency.engine.offload import HostMemory
 from residency.engine.products import Adapters, Product, Quantized, Slots
 
 CHUNK_ROWS = 2048
@@ -187,14 +188,20 @@ class FusedDecoder:
     """`model` is a causal language model of transformers for which `recognise` gives no objection."""
 
     def __init__(
-        self, model: Any, *, fp8: bool = False, kernels: bool = False, again: frozenset[int] = frozenset()
+        self,
+        model: Any,
+        *,
+        fp8: bool = False,
+        kernels: bool = False,
+        again: frozenset[int] = frozenset(),
+        host: HostMemory | None = None,
     ) -> None:
         self.embedding, self.rotary, self.norm = model.model.embed_tokens, model.model.rotary_emb, model.model.norm
         self.head: torch.Tensor = model.lm_head.weight.detach()
         workspace = Workspace()
         self.layers = [FusedLayer(layer, workspace, fp8=fp8, kernels=kernels) for layer in model.model.layers]
         self.products = [p for layer in self.layers for p in (layer.qkv, layer.o, layer.gate_up, layer.down)]
-        self.again = again
+        self.again, self.host = again, host
         self.adapters = Adapters(self.products, [], {})
 
     def use(self, names: list[str], peft_layer_of: dict[nn.Module, Any]) -> None:
@@ -208,14 +215,15 @@ class FusedDecoder:
         first choice. Nothing here waits for the device."""
         kept: list[Any] = []
         room = max(product.room(one.slots) for layer in self.layers for product in (layer.o, layer.down))
-        x, delta, angles = self._forward(one, kept.append)
+        x, delta, angles = self._forward(one, kept.append, self.host)
         losses, correct, grad = self._loss(x, delta, one, room)
         del x, delta
         assert grad is not None
         for number in reversed(range(len(self.layers))):
             layer, (attention, mlp) = self.layers[number], kept.pop()
             if number in self.again:
-                x, delta, attention = layer.attention_half(attention[0], None, one, angles)
+                x = self.host.take(attention[0]) if self.host else attention[0]
+                x, delta, attention = layer.attention_half(x, None, one, angles)
                 mlp = layer.mlp_half(x, delta, one)[2]
                 del x, delta
             grad = layer.mlp_half_backward(grad, mlp, one, room)
@@ -229,7 +237,9 @@ class FusedDecoder:
         x, delta, _ = self._forward(one, lambda kept: None)
         return self._loss(x, delta, one, None)[:2]
 
-    def _forward(self, one: Pass, keep: Callable[[Any], None]) -> tuple[torch.Tensor, torch.Tensor, Any]:
+    def _forward(
+        self, one: Pass, keep: Callable[[Any], None], host: HostMemory | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, Any]:
         """The last hidden states are the sum of the first two."""
         x, delta = self.embedding(one.input_ids), None
         cos, sin = self.rotary(x, one.position_ids[None])
@@ -237,7 +247,8 @@ class FusedDecoder:
         for number, layer in enumerate(self.layers):
             x, delta, attention = layer.attention_half(x, delta, one, angles)
             x, delta, mlp = layer.mlp_half(x, delta, one)
-            keep(((attention[0],), ()) if number in self.again else (attention, mlp))
+            again = number in self.again
+            keep(((host.put(attention[0]) if host else attention[0],), ()) if again else (attention, mlp))
             del attention, mlp
         assert delta is not None
         return x, delta, angles

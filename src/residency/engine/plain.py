@@ -20,6 +20,7 @@ from residency.engine.batch import Pack, Segment, collate, filled, needed_length
 from residency.engine.compiled import Compilation, CompiledLayers
 from residency.engine.divergence import Distributions, Remembered, divergence, join, logprobs_of, top_k
 from residency.engine.loss import linear_cross_entropy, logits_cross_entropy
+from residency.engine.offload import HostMemory
 from residency.engine.recompute import arrange, decoder_layers
 from residency.engine.sampling import SamplingSettings, held_once
 from residency.engine.speed import Speed
@@ -75,6 +76,7 @@ class PlainPath:
             self.base,
             self.routing,
             again=0 if fused else speed.layers_formed_again,
+            host=HostMemory(self.device) if speed.offload and not fused else None,
             forward=self.compiled.forward if self.compiled else None,
         )
 

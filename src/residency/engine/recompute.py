@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from residency.engine.lora import Routing
+from residency.engine.offload import HostMemory
 
 
 def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
@@ -24,19 +27,20 @@ def arrange(
     routing: Routing,
     *,
     again: int = 0,
+    host: HostMemory | None = None,
     forward: Callable[..., Any] | None = None,
 ) -> None:
-    """The first `again` decoder layers keep their input alone; all others keep what they did. `forward(layer, ...)`
-    runs a layer in the place of its own. May be called again."""
+    """The first `again` decoder layers keep their input alone, in `host` where it is given; all others keep what they
+    did. `forward(layer, ...)` runs a layer in the place of its own. May be called again."""
     for number, layer in enumerate(decoder_layers(model)):
         layer.__dict__.pop("forward", None)
         if forward is not None:
             layer.forward = partial(forward, layer)
         if number < again:
-            layer.forward = partial(_again, layer.forward, routing)
+            layer.forward = partial(_again, layer.forward, routing, host)
 
 
-def _again(forward: Callable[..., Any], routing: Routing, *args: Any, **kwargs: Any) -> Any:
+def _again(forward: Callable[..., Any], routing: Routing, host: HostMemory | None, *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
     segments = routing.segments
@@ -45,4 +49,5 @@ def _again(forward: Callable[..., Any], routing: Routing, *args: Any, **kwargs: 
         routing.segments = segments  # a GPU's backward pass has a thread of its own
         return forward(*args, **kwargs)
 
-    return checkpoint(run, *args, use_reentrant=False, **kwargs)
+    with saved_tensors_hooks(host.put, host.take) if host else nullcontext():
+        return checkpoint(run, *args, use_reentrant=False, **kwargs)

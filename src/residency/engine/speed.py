@@ -37,6 +37,8 @@ class Speed:
     as it would be alone, to the bit."""
     layers_formed_again: int = 0
     """So many layers keep their input alone and are formed again in the backward pass, to save memory."""
+    offload: bool = False
+    """What those layers keep waits in the host's memory."""
     compile: bool = False
     """Layers compiled by torch in the passes of autograd. Whoever knows how many steps come decides whether it pays."""
 
@@ -55,11 +57,14 @@ def choose(wanted: Speed, model: Any, *, plain_lora: bool, autocast: bool) -> tu
     fp8, reasons["fp8"] = objection is None, objection or "asked for"
     graphs = _graphs(wanted, model, fused, reasons)
     kernels = _kernels(wanted, model, fused, graphs, reasons)
+    if wanted.offload:
+        waiting = "in the host's memory" if wanted.layers_formed_again else "nowhere: no layer is formed again"
+        reasons["offload"] = f"layers' inputs wait {waiting}"
     compiled = _compiled(wanted, model, fused, reasons)
     if fused:
         reasons["share_prefix"] = "fused passes compute every row whole"
     shared = model.device.type != "cpu" if wanted.shared is None else wanted.shared
-    return Speed(fused, graphs, kernels, fp8, shared, wanted.layers_formed_again, compiled), reasons
+    return Speed(fused, graphs, kernels, fp8, shared, wanted.layers_formed_again, wanted.offload, compiled), reasons
 
 
 def _fused(wanted: Speed, model: Any, plain_lora: bool, autocast: bool, reasons: dict[str, str]) -> bool:
@@ -81,6 +86,7 @@ def _graphs(wanted: Speed, model: Any, fused: bool, reasons: dict[str, str]) -> 
         "switched off" if wanted.graphs is False
         else "needs a CUDA device" if model.device.type != "cuda"
         else "needs the fused passes" if not fused
+        else "layers' inputs wait in the host's memory" if wanted.offload
         else None if wanted.graphs or small
         else "the model is large enough to keep the card busy"
     )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from residency.config.model import Full, Lora, Peft
 from residency.errors import ModelError
-from residency.models.memory import Passes, fixed_bytes, kept_bytes_per_token, working_bytes
+from residency.models.memory import Passes, fixed_bytes, host_bytes, kept_bytes_per_token, working_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -47,8 +47,12 @@ class Estimate:
     basis: str
     """What the numbers rest on, as a sentence."""
 
+    host_bytes: int = 0
+    """Of the host's memory, beside the device's."""
+
     @property
     def total_bytes(self) -> int:
+        """Of the device."""
         return sum(self.memory_bytes.values())
 
 
@@ -136,7 +140,7 @@ def estimate(
         f"{total_tokens:,} tokens at {flops / max(total_tokens, 1) / 1e9:.2f} GFLOP each, on a machine measured at "
         f"{matmul_flops / 1e9:,.0f} GFLOP/s of which training reaches about {EFFICIENCY[device]:.0%}; memory by formula"
     )
-    return Estimate(memory, flops / rate, basis)
+    return Estimate(memory, flops / rate, basis, host_bytes(facts, passes, micro_batch_tokens))
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, *, size: int = 1024, seconds: float = 0.3) -> float:

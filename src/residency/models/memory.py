@@ -34,6 +34,8 @@ class Passes:
     fp8: bool = False
     layers_again: int = 0
     """So many layers keep their input alone and are formed again in the backward pass."""
+    offload: bool = False
+    """Their inputs wait in the host's memory; two of them are on the device at a time."""
     graphs: bool = False
     """Passes and steps are recorded; what the optimizer needs for a moment then stays."""
     accumulated: bool = False
@@ -107,7 +109,19 @@ def kept_bytes_per_token(facts: ModelFacts, adapter: Lora[Any] | Full | Peft, pa
     else:
         layer = plain_layer_bytes(facts, adapter, passes)
     again = min(passes.layers_again, facts.layers)
-    return (facts.layers - again) * layer + again * passes.bytes_per_element * facts.hidden_size
+    held = 0 if passes.offload else again * input_bytes_per_token(facts, passes)
+    return (facts.layers - again) * layer + held
+
+
+def input_bytes_per_token(facts: ModelFacts, passes: Passes) -> int:
+    """What a layer that is formed again keeps of one token."""
+    return passes.bytes_per_element * facts.hidden_size
+
+
+def host_bytes(facts: ModelFacts, passes: Passes, tokens: int) -> int:
+    """Of the host's memory, for the inputs that wait there; torch pins blocks of powers of two."""
+    block = 1 << max(0, tokens * input_bytes_per_token(facts, passes) - 1).bit_length()
+    return min(passes.layers_again, facts.layers) * block if passes.offload else 0
 
 
 def plain_layer_bytes(facts: ModelFacts, adapter: Lora[Any] | Full | Peft, passes: Passes) -> int:
@@ -137,16 +151,17 @@ def working_bytes(
     """The most that one moment needs beside what is kept: the loss, a layer's backward pass, or the step."""
     h, f, *_ = widths(facts)
     element, chunk = passes.bytes_per_element, min(CHUNK_ROWS, trained_tokens)
+    on_the_way = 2 * tokens * input_bytes_per_token(facts, passes) if passes.offload else 0
     if passes.fused:
         again = fused_layer_bytes(facts, passes, rank_of(adapter)) * tokens if passes.layers_again else 0
         layer = tokens * (element * (f + 3 * h) + (2 * f + h if passes.fp8 else 0))
         loss = element * (chunk * facts.vocab_size + 4 * trained_tokens * h + 2 * tokens * h)
-        return max(layer + again, loss)
+        return on_the_way + max(layer + again, loss)
     again = plain_layer_bytes(facts, adapter, passes) * tokens if passes.layers_again else 0
     loss = (4 + (2 if element < 4 else 4)) * chunk * facts.vocab_size
     if not isinstance(adapter, Full):
-        return loss + again
+        return on_the_way + loss + again
     gradients = 4 * facts.parameters
     kept = tokens * kept_bytes_per_token(facts, adapter, passes)
     loss += 4 * facts.vocab_size * h - (0 if passes.accumulated else gradients)
-    return max(loss + again, 2 * gradients - kept)
+    return on_the_way + max(loss + again, 2 * gradients - kept)

@@ -19,7 +19,7 @@ from residency.engine.memory import available_bytes
 from residency.engine.speed import LARGEST_GRAPH_PARAMETERS
 from residency.graders.json_match import is_json
 from residency.models.facts import ModelFacts, model_facts
-from residency.models.memory import Passes, fixed_bytes, kept_bytes_per_token, working_bytes
+from residency.models.memory import Passes, fixed_bytes, input_bytes_per_token, kept_bytes_per_token, working_bytes
 from residency.models.processor import busy_cores, cpu_cores
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ def gather(
         fused=passes.fused,
         layers=model.layers,
         layer_bytes_per_token=(kept - kept_again) // model.layers,
+        input_bytes_per_token=input_bytes_per_token(model, passes),
+        host_bytes=available_bytes(torch.device("cpu")),
         cpu_cores=cpu_cores(),
         busy_cores=busy_cores(),
         bf16_faster=bf16_faster,
@@ -89,8 +91,11 @@ def passes_of(config: Run[Any], hf_config: PreTrainedConfig, facts: ModelFacts, 
     plain = isinstance(adapter, Lora) and not adapter.dropout and not adapter.dora
     fused = device().type == "cuda" and speed.fused and plain and bytes_per_element == 2 and unfit(hf_config) is None
     again = speed.recompute_layers if isinstance(speed.recompute_layers, int) else 0
-    graphs = fused and facts.parameters <= LARGEST_GRAPH_PARAMETERS
-    return Passes(bytes_per_element, fused=fused, fp8=fused and speed.fp8, layers_again=again, graphs=graphs)
+    offload = speed.offload is True
+    graphs = fused and facts.parameters <= LARGEST_GRAPH_PARAMETERS and not offload
+    return Passes(
+        bytes_per_element, fused=fused, fp8=fused and speed.fp8, layers_again=again, offload=offload, graphs=graphs
+    )
 
 
 def fixed_bytes_of(

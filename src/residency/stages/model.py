@@ -111,6 +111,7 @@ def engine_settings(resolved: ResolvedConfig, autocast: torch.dtype | None) -> d
             kernels=None if resolved.speed.kernels else False,
             fp8=resolved.speed.fp8,
             layers_formed_again=resolved.speed.recompute_layers,
+            offload=resolved.speed.offload,
             compile=resolved.speed.compile,
         ),
     }

@@ -35,7 +35,7 @@ def test_no_auto_is_left_and_each_that_was_has_its_reason() -> None:
     assert "auto" not in config.model_dump_json()
     assert list(reasons) == [
         "data.format", "data.max_length_tokens", "adapter.rank", "train.batch_size", "train.epochs",
-        "train.learning_rate", "speed.recompute_layers", "train.micro_batch_tokens",
+        "train.learning_rate", "speed.recompute_layers", "speed.offload", "train.micro_batch_tokens",
         "train.eval_every_steps", "train.save_every_steps", "retention.stop", "retention.anchors",
         "retention.answer_tokens", "retention.budget",
         "retention.replay", "eval.graders", "eval.max_new_tokens", "eval.probes", "speed.precision", "speed.compile",
@@ -62,6 +62,22 @@ def test_layers_are_computed_again_only_where_memory_asks_for_it() -> None:
     need = gpu.fixed_bytes + config.train.micro_batch_tokens * (3_300_000 - 15 * 100_000)
     assert config.train.micro_batch_tokens >= 4096
     assert need <= 0.8 * 30e9
+
+
+def test_layers_inputs_wait_in_the_hosts_memory_where_computing_all_layers_again_does_not_do() -> None:
+    gpu = replace(DEMO, device="cuda", memory_bytes=30_000_000_000, fixed_bytes=23_000_000_000, layers=32,
+                  layer_bytes_per_token=90_000, bytes_per_token=3_300_000, input_bytes_per_token=10_000,
+                  host_bytes=64_000_000_000)  # fmt: skip
+    config, reasons = resolved(gpu)
+    assert (config.speed.recompute_layers, config.speed.offload) == (32, True)
+    assert "need about 24.7 of 30.0 GB; 1.3 of them" in reasons["speed.offload"]
+    config, kept = resolved(gpu, speed={"offload": False})
+    assert "speed.offload" not in kept
+    config, reasons = resolved(replace(gpu, fixed_bytes=22_200_000_000))
+    assert (config.speed.offload, "the layers' inputs fit" in reasons["speed.offload"]) == (False, True)
+    config, reasons = resolved(replace(gpu, host_bytes=1_000_000_000))
+    assert (config.speed.offload, "the host has no room" in reasons["speed.offload"]) == (False, True)
+    assert resolved()[0].speed.offload is False
 
 
 LONG = {"train": {"max_steps": 2000, "epochs": 10_000}}

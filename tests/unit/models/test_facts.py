@@ -130,6 +130,15 @@ def run_estimate(**changes: Any) -> Any:
     return estimate(model_facts(FAMILIES[0]), Lora(rank=4), **(settings | changes))
 
 
+def test_inputs_that_wait_in_the_hosts_memory_are_counted_there() -> None:
+    here, there = (run_estimate(passes=Passes(2, layers_again=2, offload=offload)) for offload in (False, True))
+    inputs = 2 * 1000 * 2 * model_facts(FAMILIES[0]).hidden_size
+    assert here.memory_bytes["activations"] - there.memory_bytes["activations"] == inputs
+    assert there.memory_bytes["working"] - here.memory_bytes["working"] == inputs  # two are there at a time
+    assert here.host_bytes == 0
+    assert inputs <= there.host_bytes <= 2 * inputs
+
+
 def test_an_estimate_adds_up_and_says_what_it_rests_on() -> None:
     found = run_estimate()
     assert set(found.memory_bytes) == {"weights", "gradients", "optimizer", "activations", "working"}
