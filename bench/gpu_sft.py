@@ -35,7 +35,7 @@ from residency.engine.engine import FULL, Engine
 from residency.engine.optim import StepSettings
 from residency.engine.speed import Speed
 from residency.models.nf4 import hold_in_nf4
-from residency.stages.trial import step_seconds
+from residency.stages.trial import step_time
 
 WARM_UP, STEPS = 6, 20
 PASS_TOKENS = 8192
@@ -131,13 +131,13 @@ def measure(row: str) -> dict[str, Any]:
     if "trial" in more:
         depth = engine.model.config.num_hidden_layers
         del engine
-        result["trial_ms"] = trial_ms(row, ready[0][names[0]], depth)
+        result |= trial(row, ready[0][names[0]], depth)
     if "profile" in more:
         result["profile_ms"] = profile(engine, ready[0], settings)
     return result
 
 
-def trial_ms(row: str, batch: list[Rendered], depth: int) -> float:
+def trial(row: str, batch: list[Rendered], depth: int) -> dict[str, Any]:
     name, mix, precision, _, *more = row.split(":")
     options = dict(part.split("=") for part in more if "=" in part)
 
@@ -145,7 +145,9 @@ def trial_ms(row: str, batch: list[Rendered], depth: int) -> float:
         engine, [one], _ = loaded(name, mix, precision, 1, options | {"layers": str(layers)})
         return engine, one
 
-    return round(1e3 * step_seconds(engine_of, depth, batch), 2)
+    said = step_time(engine_of, depth, batch)
+    low, middle, high = (round(1e3 * one, 2) for one in (said.low, said.seconds, said.high))
+    return {"trial_ms": middle, "trial_quartiles_ms": [low, high], "host_bound": said.host_bound}
 
 
 def profile(engine: Engine, batch: dict[str, list[Rendered]], settings: dict[str, StepSettings]) -> dict[str, Any]:

@@ -132,16 +132,20 @@ def timed(need: Estimate, resolved: ResolvedConfig, hf_config: Any, rows: Sequen
     order = rows_of_step(0, size, len(rows), resolved.train.seed)
     share = min(1.0, TRIAL_SECONDS / max(need.seconds / steps, 1e-9))
     batch = [rows[i] for i in order[: max(1, round(size * share))]]
-    seconds = measure(resolved, hf_config, batch)
-    if seconds is None:
+    found = measure(resolved, hf_config, batch)
+    if found is None:
         return need
     tokens = sum(map(len, batch))
-    seconds *= sum(map(len, rows)) / len(rows) * resolved.train.batch_size / tokens
+    whole = sum(map(len, rows)) / len(rows) * resolved.train.batch_size / tokens
+    bound = ", bound by the host: other programs on it count" if found.host_bound else ""
     basis = (
-        f"steps of {seconds:.3g} seconds, from real ones over {len(batch)} rows of {tokens} tokens on this machine, by "
-        "models of this shape with few layers; memory by formula"
+        f"steps of {found.seconds * whole:.3g} seconds (half of them between {found.low * whole:.3g} and "
+        f"{found.high * whole:.3g}){bound}; from real ones over {len(batch)} rows of {tokens} tokens on this machine, "
+        "by models of this shape with few layers; memory by formula"
     )
-    return replace(need, seconds=seconds * steps, basis=basis)
+    if resolved.speed.compile:
+        basis += "; layers uncompiled"
+    return replace(need, seconds=found.seconds * whole * steps, basis=basis)
 
 
 def count_rows(data: Data) -> dict[str, int]:

@@ -2,15 +2,20 @@
 
 A step's time is that of its layers, which are alike, and of the rest. Two depths tell the two apart, on any machine,
 for any model and method; formulas of operations and rates do not (kernels' launches, caches, autocast).
+
+The two are timed in turns, so that each pair of steps meets the machine in one state, and every pair gives an estimate
+of its own: the median of these is the answer, and their quartiles how sure it is. A step that waits for the host takes
+as long as the host, with all that runs on it, needs; its fastest run would promise what training does not keep.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from residency.config.model import Full, Qlora, ResolvedConfig
@@ -25,22 +30,40 @@ from residency.stages.facts import device
 from residency.stages.model import DTYPES, engine_settings
 
 DEPTHS = (2, 6)
-WARM_UP, REPEATS = 2, 4
+WARM_UP, FEWEST, MOST = 2, 4, 20
+"""Steps of each depth; after FEWEST timed ones they end when TIMING_SECONDS are over."""
+TIMING_SECONDS = 4.0
+HOST_BOUND = 0.8
+"""On a GPU: half of the rows take this share of the time of all, or more."""
 
 
-def step_seconds(engine_of: Callable[[int], tuple[Engine, str]], depth: int, batch: Sequence[Rendered]) -> float:
-    """Seconds of one optimizer step over `batch` with `depth` layers; `engine_of(layers)` builds what is timed."""
-    if depth <= DEPTHS[1]:
-        return _timed(*engine_of(depth), batch)
-    few, more = (_timed(*engine_of(layers), batch) for layers in DEPTHS)
-    return few + (more - few) / (DEPTHS[1] - DEPTHS[0]) * (depth - DEPTHS[0])
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    seconds: float
+    """The median."""
+    low: float
+    high: float
+    """The quartiles."""
+    host_bound: bool = False
+    """The device waits for the host, which issues a step more slowly than the device works."""
 
 
-def measure(resolved: ResolvedConfig, hf_config: Any, batch: Sequence[Rendered]) -> float | None:
-    """`step_seconds` of this run; None where not even a shallow model of its shape fits into memory."""
+def step_time(engine_of: Callable[[int], tuple[Engine, str]], depth: int, batch: Sequence[Rendered]) -> StepTime:
+    """Of one optimizer step over `batch` with `depth` layers; `engine_of(layers)` builds what is timed."""
+    depths = DEPTHS if depth > DEPTHS[1] else (depth,)
+    engines = [engine_of(layers) for layers in depths]
+    turns = _timed_in_turns(engines, batch)
+    few, more = turns[:, 0], turns[:, -1]
+    whole = few + (more - few) * (depth - depths[0]) / max(1, depths[-1] - depths[0])
+    low, median, high = np.maximum(np.quantile(whole, (0.25, 0.5, 0.75)), 0.0).tolist()
+    return StepTime(median, low, high, _waits_for_the_host(engines[0], batch, float(np.median(few))))
+
+
+def measure(resolved: ResolvedConfig, hf_config: Any, batch: Sequence[Rendered]) -> StepTime | None:
+    """`step_time` of this run; None where not even a shallow model of its shape fits into memory."""
     text = hf_config.get_text_config()
     try:
-        return step_seconds(lambda layers: _engine(resolved, hf_config, layers), text.num_hidden_layers, batch)
+        return step_time(lambda layers: _engine(resolved, hf_config, layers), text.num_hidden_layers, batch)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -80,13 +103,31 @@ def _changes(hf_config: Any, layers: int) -> dict[str, Any]:
     return {"text_config": text.to_dict() | fields}
 
 
-def _timed(engine: Engine, name: str, batch: Sequence[Rendered]) -> float:
-    """The fastest of some steps: other programs' work must not count."""
-    seconds = []
-    for _ in range(WARM_UP + REPEATS):
-        began = time.perf_counter()
-        loss = engine.forward_backward({name: batch})[name]
-        norm = engine.step({name: StepSettings(1e-6)})[name]
-        float(norm), float(loss.mean)  # waits for the device
-        seconds.append(time.perf_counter() - began)
-    return min(seconds[WARM_UP:])
+def _timed_in_turns(engines: Sequence[tuple[Engine, str]], batch: Sequence[Rendered]) -> np.ndarray[Any, Any]:
+    """Seconds, shape (turns, engines)."""
+    for _ in range(WARM_UP):
+        for engine, name in engines:
+            _step_seconds(engine, name, batch)
+    turns: list[list[float]] = []
+    until = time.perf_counter() + TIMING_SECONDS
+    while len(turns) < FEWEST or (len(turns) < MOST and time.perf_counter() < until):
+        turns.append([_step_seconds(engine, name, batch) for engine, name in engines])
+    return np.array(turns)
+
+
+def _waits_for_the_host(trained: tuple[Engine, str], batch: Sequence[Rendered], seconds: float) -> bool:
+    """On a GPU, a step that half of the rows do not shorten waits for its launches."""
+    engine, name = trained
+    half = batch[: len(batch) // 2]
+    if engine.device.type == "cpu" or not half:
+        return False
+    times = [_step_seconds(engine, name, half) for _ in range(WARM_UP + FEWEST)][WARM_UP:]
+    return float(np.median(times)) >= HOST_BOUND * seconds
+
+
+def _step_seconds(engine: Engine, name: str, batch: Sequence[Rendered]) -> float:
+    began = time.perf_counter()
+    loss = engine.forward_backward({name: batch})[name]
+    norm = engine.step({name: StepSettings(1e-6)})[name]
+    float(norm), float(loss.mean)  # waits for the device
+    return time.perf_counter() - began
