@@ -30,8 +30,10 @@ class HostMemory:
             self._beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._last: weakref.ref[Held] | None = None
 
-    def put(self, tensor: torch.Tensor) -> Held:
+    def put(self, tensor: torch.Tensor) -> Held | torch.Tensor:
         tensor = tensor.detach()
+        if tensor.device != self.device:  # torch's own bookkeeping: there is nothing to move
+            return tensor
         if self._beside is None:
             host = tensor.clone()
         else:
@@ -44,7 +46,9 @@ class HostMemory:
         self._last = weakref.ref(held)
         return held
 
-    def take(self, held: Held) -> torch.Tensor:
+    def take(self, held: Held | torch.Tensor) -> torch.Tensor:
+        if isinstance(held, torch.Tensor):
+            return held
         self._last = held.before
         there = self._fetched(held)
         if before := held.before and held.before():
