@@ -34,7 +34,7 @@ Examples
 
     residency check train.jsonl --fix clean.jsonl --drop contradictions --drop misfit_answers=15%
 """
-BESIDE = {"contradictions": "against", "uncovered_tests": "nearest"}
+BESIDE = {"contradictions": "against", "varied_answers": "against", "uncovered_tests": "nearest"}
 """How a row stands to the one named below it; elsewhere it says the same."""
 
 

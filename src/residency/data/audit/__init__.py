@@ -8,7 +8,8 @@ schema.py       stage 0: what one row shows by itself
 residue.py      stage 0: what templates left in the text
 similar.py      stage 1: similar rows in linear time (MinHash)
 questions.py    stage 1: whether two prompts ask the same
-compare.py      stage 1: copies, contradictions, test rows among the training rows
+compare.py      stage 1: copies, and test rows among the training rows
+answers.py      stage 1: contradictions, and questions with many answers
 private.py      stage 1: secrets and personal data
 style.py        stage 1: habits of format, tone, length and label, and the rows that break them
 subjects.py     stage 2, all of it, on word vectors (embeddings.py): like rows (neighbours.py), topics (clusters.py),

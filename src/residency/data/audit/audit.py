@@ -1,7 +1,7 @@
 """All checks, in order, over the rows of a run: the page to read first.
 
     stage 0   what one row shows by itself            schema.py, residue.py
-    stage 1   rows compared, seconds on a CPU         compare.py, private.py, style.py
+    stage 1   rows compared, seconds on a CPU         compare.py, answers.py, private.py, style.py
     stage 2   what the rows are about                 subjects.py
 
 Every check is linear in the number of rows. A check finds; what may be repaired is proposed by `fix`, and nothing is
@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 
 from residency.data.audit import findings as says
 from residency.data.audit import schema, style
-from residency.data.audit.compare import Compared, compare_rows, contradictions, leaks, near_clusters, split_groups
+from residency.data.audit.answers import answer_findings, repeated_questions
+from residency.data.audit.compare import Compared, compare_rows, leaks, near_clusters, split_groups
 from residency.data.audit.excerpts import excerpts
 from residency.data.audit.findings import SEVERITIES, Finding
-from residency.data.audit.private import find_private
+from residency.data.audit.private import private_findings
 from residency.data.audit.residue import find_residue
 from residency.data.audit.score import points_lost, score
 from residency.data.audit.similar import Pairs
@@ -89,13 +90,13 @@ def audit(train: Table, test: Table | None = None) -> Audit:
 
         compared = step(compare_rows(both, number))
         clusters = step(near_clusters(compared))
-        pairs = step(contradictions(compared))
+        answers = step(repeated_questions(compared))
         leaked = step(leaks(compared) if test else np.zeros((0, 2), dtype=np.int64))
         residue = step(residue_by_row(train))
         topics = step(read_subjects(train))
         found: list[Finding | None] = [
             *duplicate_findings(train, compared, clusters),
-            contradiction_finding(both, pairs),
+            *answer_findings(train, answers),
             leak_finding(both, leaked, number),
             *step(private_findings(train)),
             residue_finding(train, residue),
@@ -107,7 +108,7 @@ def audit(train: Table, test: Table | None = None) -> Audit:
         ]
     kept = by_gravity(one for one in found if one)
     groups = split_groups(compared, clusters)
-    return Audit(train, kept, clusters, groups, pairs, leaked, test, plots(train, compared))
+    return Audit(train, kept, clusters, groups, answers.contradictory, leaked, test, plots(train, compared))
 
 
 def by_gravity(findings: Iterable[Finding]) -> list[Finding]:
@@ -161,16 +162,6 @@ def duplicate_findings(table: Table, compared: Compared, clusters: NDArray[np.in
     ]  # fmt: skip
 
 
-def contradiction_finding(table: Table, pairs: Pairs) -> Finding | None:
-    first = {int(b): int(a) for a, b in pairs}
-    return says.of_rows(
-        "contradictions", "warning", table, list(first),
-        "Another answer to a question that an earlier row answers: {rows}. The model learns to guess between them; "
-        "keep the right one of each pair (`--fix --review` asks for each).",
-        other=first.__getitem__,
-    )  # fmt: skip
-
-
 def leak_finding(table: Table, pairs: Pairs, number: int) -> Finding | None:
     if not len(pairs):
         return None
@@ -181,28 +172,6 @@ def leak_finding(table: Table, pairs: Pairs, number: int) -> Finding | None:
         "test). The test would reward remembering; take them out of the training data (`--fix`) or out of the test.",
         table.origins(pairs[:, 0]), {"share": round(share, 6)}, share, table.origins(pairs[:, 1]),
     )  # fmt: skip
-
-
-def private_findings(table: Table) -> list[Finding | None]:
-    kinds: dict[int, set[str]] = {}
-    for row, texts in enumerate(zip(table.systems, table.prompts, table.answers, strict=True)):
-        if found := {one.kind for text in texts if text for one in find_private(text)}:
-            kinds[row] = found
-    secret = [row for row, found in kinds.items() if "secret" in found]
-    personal = [row for row, found in kinds.items() if found - {"secret"}]
-    counted = Counter(kind for found in kinds.values() for kind in found - {"secret"})
-    return [
-        says.of_rows(
-            "secrets", "warning", table, secret,
-            "Keys, tokens or passwords in {rows}. A model repeats what it was trained on: renew those that are real; "
-            "`--fix` masks them.",
-        ),
-        says.of_rows(
-            "personal_data", "warning", table, personal,
-            f"Personal data ({', '.join(f'{kind}: {n}' for kind, n in counted.most_common())}) in {{rows}}. A model "
-            "repeats what it was trained on; `--fix` masks them.",
-        ),
-    ]  # fmt: skip
 
 
 def residue_by_row(table: Table) -> dict[int, str]:

@@ -1,4 +1,4 @@
-"""Rows compared with rows: repeated, nearly repeated, contradicting each other, or standing in the test as well."""
+"""Rows compared with rows: repeated, nearly repeated, asking the same, or standing in the test as well."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from residency.data.audit.questions import (
-    ARTICLES,
     SHORT_WORDS,
     Questions,
     equal_questions,
     is_misspelling,
+    read_questions,
     same_question,
     slips,
 )
@@ -28,7 +28,6 @@ from residency.data.audit.words import (
     distinct,
     is_figure,
     read_words,
-    row_frequency,
     shingles,
 )
 
@@ -74,6 +73,8 @@ class Compared:
     """By row, the first row with the same words in prompt and answer, in whatever order and number."""
     near_rows: Alike
     near_prompts: Alike
+    same_asked: NDArray[np.bool_]
+    """By pair of near_prompts, whether both ask the same."""
     num_train: int
     """The rows before this one are for training, those from it on are the test's."""
 
@@ -81,20 +82,20 @@ class Compared:
 def compare_rows(table: Table, num_train: int) -> Compared:
     vocabulary = Vocabulary()
     prompts, answers = read_words(table.prompts, vocabulary), read_words(table.answers, vocabulary)
-    words, frequency = vocabulary.words(), row_frequency(prompts, len(vocabulary))
-    articles = frozenset(vocabulary.ids[word] for word in ARTICLES if word in vocabulary.ids)
-    questions = Questions(table.prompts, table.systems, prompts, words, frequency, articles)
+    questions = read_questions(table.prompts, table.systems, prompts, vocabulary)
     keys, prompt_keys = equal_rows(prompts, answers, table), equal_questions(questions)
     asked = np.intersect1d(np.unique(prompt_keys), np.flatnonzero(prompts.counts))
     parts = (prompts.part(first, last) for first, last in prompts.chunks())
     near_rows = similar_pairs(signatures(whole_rows(prompts, answers), len(prompts)), np.unique(keys), ALIKE)
     near_prompts = similar_pairs(signatures(parts, len(prompts)), asked, ALIKE)
-    figures = frozenset(i for i, word in enumerate(words) if is_figure(word))
+    figures = frozenset(i for i, word in enumerate(questions.words) if is_figure(word))
     bags = equal_bags(prompts, answers, table)
     near_prompts = with_pairs(near_prompts, slips(questions, asked.tolist()))
+    same = [like == SLIPPED or same_question(questions, a, b) for a, b, like in near_prompts.each()]
     return Compared(
-        table, questions, words, figures, prompts, answers, keys, prompt_keys, bags, near_rows, near_prompts, num_train
-    )
+        table, questions, questions.words, figures, prompts, answers, keys, prompt_keys, bags, near_rows, near_prompts,
+        np.array(same, dtype=np.bool_), num_train,
+    )  # fmt: skip
 
 
 def with_pairs(alike: Alike, more: Sequence[tuple[int, int]]) -> Alike:
@@ -160,21 +161,36 @@ def equal_bags(prompts: Words, answers: Words, table: Table) -> NDArray[np.int64
 def near_clusters(compared: Compared) -> NDArray[np.int64]:
     """By training row, the first row of its cluster of exact and near copies."""
     number, keys = compared.num_train, compared.keys[: compared.num_train]
-    near = [(a, b) for a, b, like in compared.near_rows.each() if b < number and is_near_copy(compared, a, b, like)]
+    near = copies(compared, compared.near_rows.pairs[:, 1] < number)
     same = [equal_links(each[:number], np.arange(number)) for each in (keys, compared.bags)]
-    return clusters_of(number, np.concatenate([as_pairs(near), *same]))
+    return clusters_of(number, np.concatenate([near, *same]))
+
+
+def copies(compared: Compared, chosen: NDArray[np.bool_]) -> Pairs:
+    """Those of the chosen pairs of similar rows that say the same."""
+    alike = compared.near_rows.part(chosen)
+    return alike.pairs[[is_near_copy(compared, a, b, like) for a, b, like in alike.each()]]
 
 
 def split_groups(compared: Compared, clusters: NDArray[np.int64]) -> NDArray[np.int64]:
     """By training row, the first row that has to stay on its side of a split: near copies, and rows that ask the same,
     whatever they answer."""
     number = compared.num_train
-    asked = [
-        (a, b) for a, b, like in compared.near_prompts.each() if b < number and is_near_prompt(compared, a, b, like)
-    ]
     telling = np.flatnonzero(compared.prompts.counts[:number])
-    links = [as_pairs(asked), equal_links(compared.prompt_keys, telling), equal_links(clusters, np.arange(number))]
+    links = [
+        prompts_alike(compared, compared.near_prompts.pairs[:, 1] < number),
+        equal_links(compared.prompt_keys, telling),
+        equal_links(clusters, np.arange(number)),
+    ]
     return clusters_of(number, np.concatenate(links))
+
+
+def prompts_alike(compared: Compared, chosen: NDArray[np.bool_]) -> Pairs:
+    """Those of the chosen pairs of similar prompts that ask the same, or nearly."""
+    alike = compared.near_prompts.part(chosen)
+    same = compared.same_asked[chosen].tolist()
+    near = [same[i] or is_near_prompt(compared, a, b, like) for i, (a, b, like) in enumerate(alike.each())]
+    return alike.pairs[near]
 
 
 def as_pairs(pairs: Sequence[tuple[int, int]]) -> Pairs:
@@ -227,56 +243,26 @@ def figures_in(compared: Compared, ids: Sequence[int]) -> list[int]:
     return [i for i in ids if i in compared.figures]
 
 
-def contradictions(compared: Compared) -> Pairs:
-    """Pairs of training rows that ask the same and answer differently."""
-    number, systems = compared.num_train, compared.table.systems
-    near = [
-        (a, b)
-        for a, b, like in compared.near_prompts.each()
-        if b < number
-        and systems[a] == systems[b]
-        and (like == SLIPPED or like >= NEAR_PROMPT)
-        and same_question(compared.questions, a, b)
-    ]
-    asked = np.flatnonzero(compared.prompts.counts[:number])
-    questions = clusters_of(number, np.concatenate([as_pairs(near), equal_links(compared.prompt_keys, asked)]))
-    return different_answers(compared, questions)
-
-
 def equal_links(keys: NDArray[np.int64], rows: NDArray[np.int64]) -> Pairs:
     """Each of `rows` with the first that equals it."""
     rows = rows[keys[rows] != rows]
     return np.column_stack([keys[rows], rows])
 
 
-def different_answers(compared: Compared, questions: NDArray[np.int64]) -> Pairs:
-    """Each row with the first of its question whose answer differs from it."""
-    kept: defaultdict[int, list[int]] = defaultdict(list)
-    pairs = []
-    for row in np.flatnonzero(np.bincount(questions, minlength=len(questions))[questions] > 1).tolist():
-        others = kept[int(questions[row])]
-        answer = compared.answers.row(row)
-        different = [other for other in others if not same_answer(compared, other, row, answer)]
-        if different:
-            pairs.append((different[0], row))
-        if len(different) == len(others) and len(others) < 8:
-            others.append(row)
-    return as_pairs(pairs)
-
-
-def same_answer(compared: Compared, left: int, right: int, answer: Sequence[int]) -> bool:
-    if not answer or not compared.answers.counts[left]:
+def same_answer(compared: Compared, left: int, right: int) -> bool:
+    one, two = compared.answers.row(left), compared.answers.row(right)
+    if not one or not two:
         return compared.table.answers[left].strip() == compared.table.answers[right].strip()
-    return overlap(compared.answers.row(left), answer) >= NEAR_ANSWER
+    return overlap(one, two) >= NEAR_ANSWER
 
 
 def leaks(compared: Compared) -> Pairs:
     """Each test row (second) whose prompt stands in a training row (first), whole or nearly so."""
     number, keys = compared.num_train, compared.prompt_keys
     found = contained(compared)
-    for alike, is_near in ((compared.near_prompts, is_near_prompt), (compared.near_rows, is_near_copy)):
-        near = [(a, b) for a, b, like in alike.each() if a < number <= b and is_near(compared, a, b, like)]
-        found += [pair for pair in near if gives_away(compared, *pair)]
+    for alike, near in ((compared.near_prompts, prompts_alike), (compared.near_rows, copies)):
+        across = (alike.pairs[:, 0] < number) & (alike.pairs[:, 1] >= number)
+        found += [(a, b) for a, b in near(compared, across).tolist() if gives_away(compared, a, b)]
     found += [(int(compared.bags[b]), b) for b in range(number, len(keys)) if compared.bags[b] < number]
     of_key: dict[int, int] = {}
     for train, test in sorted(found):
@@ -299,10 +285,9 @@ def gives_away(compared: Compared, train: int, test: int) -> bool:
 
 def is_near_prompt(compared: Compared, left: int, right: int, like: float) -> bool:
     one, two = compared.prompts.row(left), compared.prompts.row(right)
-    if figures_in(compared, one) != figures_in(compared, two):
-        return False
     shared = overlap(one, two)
-    return min(like, shared) >= NEAR_LEAK or shared >= ALIKE_WORDS or same_question(compared.questions, left, right)
+    alike = min(like, shared) >= NEAR_LEAK or shared >= ALIKE_WORDS
+    return alike and figures_in(compared, one) == figures_in(compared, two)
 
 
 def contained(compared: Compared) -> list[tuple[int, int]]:
@@ -322,8 +307,7 @@ def contained(compared: Compared) -> list[tuple[int, int]]:
             found.append((row, test))
     for size in range(FEWEST_LEAK_WORDS, LEAK_WORDS):
         for test, (rows,) in held_runs(compared, number + np.flatnonzero(counts[number:] == size), size):
-            answer = compared.answers.row(test)
-            found += [(row, test) for row in rows if same_answer(compared, row, test, answer)][:1]
+            found += [(row, test) for row in rows if same_answer(compared, row, test)][:1]
     return found
 
 

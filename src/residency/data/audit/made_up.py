@@ -1,4 +1,5 @@
-"""What looks private and is nobody's: placeholders, reserved names and numbers, published examples."""
+"""What looks private and is nobody's: placeholders, reserved names and numbers, published examples; and what looks like
+an example and may be somebody's."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from itertools import pairwise
 NO_SECRET = re.compile(r"(?:pass|pwd|none|key|string|value|(?:user|admin|root|test|demo|guest)[\d!]{0,4})")
 """A value that only says what stands there, or with which many things are delivered."""
 NO_SECRET_INSIDE = re.compile(
-    r"your|example|p[a@4][s$5]{2}w[o0]?r?d|secret|token|change[_-]?(?:me|it)|placeholder|dummy|redacted|foobar|qwerty"
+    r"your|example|p[a@4][s$5]{2}w[o0]?r?d|s[e3]cret|token|change[_-]?(?:me|it)|placeholder|dummy|redacted|foobar|qwerty"
     r"|letmein|x{6}|\.{3}|\u2026|\*{3}"
 )
 WHERE_IT_LIES = re.compile(
@@ -17,6 +18,17 @@ WHERE_IT_LIES = re.compile(
 """An address, a resource's name, a path, or names joined by dots, which are code."""
 SEQUENCE_SHARE, FEWEST_STEPS = 0.7, 4
 """Of the steps from letter to letter and from digit to digit in a value that was counted out. Chance has 0.1."""
+LONGEST_UNIT, FEWEST_UNITS = 8, 3
+"""A value that says so few letters over and over was typed, not drawn."""
+SHOWN_AROUND = re.compile(
+    r"\b(?:foo|baz|qux)\b|/path/to/|\b(?:example|acme|contoso|fabrikam)\.(?:com|org|net)\b"
+    r"|\b(?:sample|example|dummy|fake)[-_ ]?(?:user|host|domain|server|account)", re.IGNORECASE,
+)  # fmt: skip
+"""Names that stand for any name (RFC 3092, RFC 2606): the text around them shows how something is written."""
+NEARBY = 400
+"""Characters."""
+WORD_AND_COUNT = re.compile(r"(?:[^\W\d]|[-*@.+])+(?:123(?:4(?:5(?:6)?)?)?|321)[^\w\s]?")
+"""`Cisco123`: a password that is guessed first."""
 PUBLISHED_TOKENS = (
     "eyJzdWIiOiIxMjM0NTY3ODkwIi",  # jwt.io: {"sub":"1234567890"
     "4eC39HqLyjWDarjtT1zdp7dc",  # Stripe's documentation
@@ -33,14 +45,16 @@ EXAMPLE_HOST = re.compile(
 """Reserved by RFC 2606, 5737, 6761, 6762 and 3849, or such as manuals write (the last two are Microsoft's)."""
 NO_DOMAIN = re.compile(
     r"\.(?:png|jpe?g|gif|svg|webp|pdf|json|txt|ya?ml|html?|css|xml|csv|gz|whl|conf|cfg|log|type|server"
-    r"|service|timer|socket|mount)$", re.IGNORECASE,
+    r"|service|timer|socket|mount|tld)$|(?:^|\.)gserviceaccount\.com$"
+    r"|^(?![iqxz])[a-z0-9]\.(?:com|net|org)$", re.IGNORECASE,
 )  # fmt: skip
-"""`icon@2x.png` is a file, `getty@tty1.service` a unit; no such top-level domain is delegated."""
+"""`icon@2x.png` is a file, `getty@tty1.service` a unit: no such top-level domain is delegated. Google's service
+accounts are programs; and nobody has a domain of one letter (`a@b.com`), but for the few that stand here."""
 NOBODYS_MAILBOX = re.compile(
-    r"(?:git|user(?:name)?\d*|name|someone|e-?mail|(?:no|do-?not)-?reply|first\W?last|j(?:ohn|ane)?[._-]?doe\d*|foo|bar|baz"
+    r"(?:git|my|user(?:name)?\d*|x{3,}|name|someone|e-?mail|(?:no|do-?not)-?reply|first\W?last|j(?:ohn|ane)?[._-]?doe\d*|foo|bar|baz"
     r"|abc|xyz|test(?:er|user|ing)?\d*"
-    r"|info|marketing|sales|support|abuse|noc|security|postmaster|hostmaster|webmaster|usenet|news|www|uucp|ftp"
-    r"|root|admin(?:istrator)?|contact|office|help|hello|service|team|jobs|press|billing|feedback)@"
+    r"|info|marketing|sales|abuse|noc|security|postmaster|hostmaster|webmaster|usenet|news|www|uucp|ftp"
+    r"|root|admin(?:istrator)?\d*|[a-z]*support\d*|contact|office|help|hello|service|team|jobs|press|billing|feedback)@"
     r"|[^@]*(?:your|example)|my(?:(?-i:[A-Z])|[_-]?(?:e?mail|user|name|admin|account))", re.IGNORECASE,
 )  # fmt: skip
 """How an address begins that stands for any address, or for a service (RFC 2142)."""
@@ -84,6 +98,7 @@ def is_placeholder(value: str) -> bool:
         or value[:1] in "<{$%["
         or bool(NO_SECRET_INSIDE.search(plain))
         or is_counted(plain)
+        or says_one_thing_over(plain)
         or any(token in value for token in PUBLISHED_TOKENS)
     )
 
@@ -94,6 +109,19 @@ def is_counted(value: str) -> bool:
     for ordered in ([c for c in value.lower() if c.isalpha()], [c for c in value if c.isdigit()]):
         steps += [(ord(b) - ord(a) + 1) % (10 if a.isdigit() else 26) - 1 for a, b in pairwise(ordered)]
     return len(steps) >= FEWEST_STEPS and max(steps.count(1), steps.count(-1)) >= SEQUENCE_SHARE * len(steps)
+
+
+def says_one_thing_over(value: str) -> bool:
+    """`ABC123abc123ABC123abc1`."""
+    longest = min(LONGEST_UNIT, len(value) // FEWEST_UNITS)
+    return any((value[:size] * len(value)).startswith(value) for size in range(2, longest + 1))
+
+
+def looks_like_example(start: int, end: int, text: str) -> bool:
+    """Whether the password or key at this place is such as manuals show: a word and 123, or beside a name that stands
+    for any name. It may be real all the same."""
+    around = text[max(0, start - NEARBY) : end + NEARBY]
+    return bool(WORD_AND_COUNT.fullmatch(text[start:end]) or SHOWN_AROUND.search(around))
 
 
 def is_nobodys_address(address: str, before: str) -> bool:

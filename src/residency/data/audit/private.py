@@ -1,16 +1,19 @@
 """Secrets and personal data in a text: found by pattern, confirmed by checksum or numbering plan, masked on request.
 
-What is nobody's does not count (`made_up.py`).
+What is nobody's does not count, and what a manual shows is said to look like it (`made_up.py`).
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from typing import NamedTuple
 
+from residency.data.audit import findings as says
+from residency.data.audit.findings import Finding
 from residency.data.audit.made_up import (
     EXAMPLE_HOST,
     PUBLISHED_NUMBERS,
@@ -20,7 +23,9 @@ from residency.data.audit.made_up import (
     is_nobodys_number,
     is_nobodys_phone,
     is_placeholder,
+    looks_like_example,
 )
+from residency.data.audit.table import Table
 
 PLUGINS = (
     "aws", "azure_storage_key", "cloudant", "discord", "github_token", "gitlab_token",
@@ -71,6 +76,8 @@ class Private(NamedTuple):
     end: int
     kind: str
     """`secret`, `e-mail`, `phone`, `card`, `iban` or `ssn`."""
+    is_example: bool = False
+    """Whether a secret looks like one that a manual shows."""
 
 
 MASKS = {
@@ -79,13 +86,16 @@ MASKS = {
 
 
 def find_private(text: str) -> list[Private]:
-    """Everything private in `text`, by place; of two that overlap the first and longer one counts."""
+    """Everything private in `text`, by place; of two that overlap the first and longer one counts, and it is an example
+    where both are."""
     found = [*_secrets(text), *_personal(text)]
     found.sort(key=lambda one: (one.start, -one.end))
     kept: list[Private] = []
     for one in found:
         if not kept or one.start >= kept[-1].end:
             kept.append(one)
+        elif not one.is_example:
+            kept[-1] = kept[-1]._replace(is_example=False)
     return kept
 
 
@@ -112,7 +122,7 @@ def _secrets(text: str) -> Iterator[Private]:
     if any(hint in lower for hint in ASSIGNMENT_HINTS):
         for match in ASSIGNMENT.finditer(text):
             if looks_random(match[1]):
-                yield Private(*match.span(1), "secret")
+                yield Private(*match.span(1), "secret", looks_like_example(*match.span(1), text))
 
 
 def may_hold_token(text: str) -> bool:
@@ -203,3 +213,38 @@ def is_phone(match: re.Match[str]) -> bool:
 
 
 NUMBERS = ((IBAN, "iban", is_iban), (CARD, "card", is_card), (US_SSN, "ssn", is_ssn), (PHONE, "phone", is_phone))
+
+
+def private_findings(table: Table) -> list[Finding | None]:
+    kinds: dict[int, set[str]] = {}
+    secrets: dict[int, set[str]] = {}
+    shown: set[str] = set()
+    for row, texts in enumerate(zip(table.systems, table.prompts, table.answers, strict=True)):
+        for text in filter(None, texts):
+            for one in find_private(text):
+                if one.kind != "secret":
+                    kinds.setdefault(row, set()).add(one.kind)
+                    continue
+                value = text[one.start : one.end]
+                secrets.setdefault(row, set()).add(value)
+                if one.is_example:
+                    shown.add(value)
+    counted = Counter(kind for found in kinds.values() for kind in found)
+    return [
+        says.of_rows(
+            "secrets", "warning", table, [row for row, values in secrets.items() if values - shown],
+            "Keys, tokens or passwords in {rows}. A model repeats what it was trained on: renew those that are real; "
+            "`--fix` masks them.",
+        ),
+        says.of_rows(
+            "example_secrets", "note", table, [row for row, values in secrets.items() if not values - shown],
+            "Keys or passwords that look like a manual's examples, in {rows}: beside names such as foo or example.com, "
+            "there or in another row with the same one, or a word and 123. Renew any that is real; `--fix` masks "
+            "these too.", costs=False,
+        ),
+        says.of_rows(
+            "personal_data", "warning", table, list(kinds),
+            f"Personal data ({', '.join(f'{kind}: {n}' for kind, n in counted.most_common())}) in {{rows}}. A model "
+            "repeats what it was trained on; `--fix` masks them.",
+        ),
+    ]  # fmt: skip

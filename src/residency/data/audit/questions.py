@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rapidfuzz.distance import OSA, Levenshtein
 
-from residency.data.audit.words import Words, is_figure, words_of
+from residency.data.audit.words import Vocabulary, Words, is_figure, row_frequency, words_of
 
 ARTICLES = ("a", "an", "the")
 COURTESY = (
@@ -24,6 +24,17 @@ COURTESY = (
 OPENING = re.compile(rf"\W*(?:{COURTESY})+", re.IGNORECASE)
 CLOSING = re.compile(rf"\W+(?:{COURTESY})+\Z", re.IGNORECASE)
 LONGEST_COURTESY = 100
+CONTRACTED: dict[tuple[str, ...], tuple[str, ...]] = {
+    **{(word, "s"): (word, "is") for word in ("what", "who", "where", "when", "how", "it", "that", "there", "here")},
+    **{(f"{word}s",): (word, "is") for word in ("what", "who", "where", "how", "that")},
+    **{(f"{word}n", "t"): (word, "not") for word in (
+        "is", "are", "was", "were", "do", "does", "did", "has", "have", "had", "could", "would", "should", "must")},
+    ("can", "t"): ("can", "not"), ("cannot",): ("can", "not"), ("won", "t"): ("will", "not"), ("i", "m"): ("i", "am"),
+    **{(word, "re"): (word, "are") for word in ("you", "we", "they")},
+    **{(word, "ll"): (word, "will") for word in ("i", "you", "he", "she", "it", "we", "they")},
+    **{(word, "ve"): (word, "have") for word in ("i", "you", "we", "they")},
+}  # fmt: skip
+"""English words that are written in two ways, as words.py reads them: `what's`, `whats`, `what is`."""
 FEWEST_TELLING = 2
 """With fewer words that are no courtesies, two questions are the same only where all words are."""
 WORDS_A_CHANGE = 15
@@ -43,7 +54,6 @@ letters are exchanged a hundred times: few such pairs are words both."""
 class Questions:
     """The prompts of all rows."""
 
-    texts: Sequence[str]
     systems: Sequence[str]
     prompts: Words
     words: list[str]
@@ -52,17 +62,54 @@ class Questions:
     """Prompts that hold the word, by id."""
     articles: frozenset[int]
     """Their ids."""
+    opening: NDArray[np.int32]
+    closing: NDArray[np.int32]
+    """By row, how many words of courtesy open and close the prompt."""
+    contracted: dict[tuple[int, ...], tuple[int, ...]]
+    """CONTRACTED by ids."""
+    contracting: frozenset[int]
+    """The last words of its keys."""
+
+
+def read_questions(texts: Sequence[str], systems: Sequence[str], prompts: Words, vocabulary: Vocabulary) -> Questions:
+    """`prompts` are the words of `texts`, with their ids in `vocabulary`."""
+    ids = vocabulary.ids
+    contracted = {
+        tuple(map(ids.__getitem__, short)): tuple(map(ids.__getitem__, whole))
+        for short, whole in CONTRACTED.items() if {*short, *whole} <= ids.keys()
+    }  # fmt: skip
+    opening = (courtesies(OPENING.match(text, 0, LONGEST_COURTESY)) for text in texts)
+    closing = (courtesies(CLOSING.search(text, max(0, len(text) - LONGEST_COURTESY))) for text in texts)
+    return Questions(
+        systems, prompts, vocabulary.words(), row_frequency(prompts, len(vocabulary)),
+        frozenset(ids[word] for word in ARTICLES if word in ids),
+        np.fromiter(opening, np.int32, len(texts)), np.fromiter(closing, np.int32, len(texts)),
+        contracted, frozenset(short[-1] for short in contracted),
+    )  # fmt: skip
+
+
+def courtesies(found: re.Match[str] | None) -> int:
+    return len(words_of(found[0])) if found else 0
 
 
 def asking(questions: Questions, row: int) -> list[int]:
     """The words that ask: without courtesies and articles, unless there is little else."""
-    ids, text = questions.prompts.row(row), questions.texts[row]
-    opening = OPENING.match(text, 0, LONGEST_COURTESY)
-    closing = CLOSING.search(text, max(0, len(text) - LONGEST_COURTESY))
-    first = len(words_of(opening[0])) if opening else 0
-    last = len(ids) - (len(words_of(closing[0])) if closing else 0)
-    telling = [i for i in ids[first:last] if i not in questions.articles]
-    return telling if len(telling) >= FEWEST_TELLING else ids
+    ids = questions.prompts.row(row)
+    last = len(ids) - int(questions.closing[row])
+    telling = [i for i in ids[questions.opening[row] : last] if i not in questions.articles]
+    return spelt_out(questions, telling if len(telling) >= FEWEST_TELLING else ids)
+
+
+def spelt_out(questions: Questions, ids: list[int]) -> list[int]:
+    if questions.contracting.isdisjoint(ids):
+        return ids
+    found: list[int] = []
+    for word in ids:
+        if found and (whole := questions.contracted.get((found[-1], word))):
+            found[-1:] = whole
+        else:
+            found += questions.contracted.get((word,), (word,))
+    return found
 
 
 def equal_questions(questions: Questions) -> NDArray[np.int64]:

@@ -36,6 +36,9 @@ class Alike(NamedTuple):
     def each(self) -> Iterator[tuple[int, int, float]]:
         return zip(*self.pairs.T.tolist(), self.likeness.tolist(), strict=True)
 
+    def part(self, chosen: NDArray[np.bool_]) -> Alike:
+        return Alike(self.pairs[chosen], self.likeness[chosen])
+
 
 def signatures(parts: Iterable[Words], num_rows: int, shingle_words: int = SHINGLE_WORDS) -> NDArray[np.uint16]:
     """Shape (num_rows, NUM_HASHES) for the rows of all `parts` in turn; a row without words has zeros, which count as

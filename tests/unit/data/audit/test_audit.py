@@ -103,6 +103,52 @@ def test_two_answers_to_one_question_contradict(again: str) -> None:
     assert lines(found, "contradictions") == [line + 1]
 
 
+def test_many_answers_to_one_question_are_variety_and_said() -> None:
+    jokes = ["A duck walks into a bar.", "Two cats meet in the rain.", "My clock is always late.", "Knock, knock!"]
+    found, line = with_rows(*[("Could you please tell me a joke?", joke) for joke in jokes])
+    assert not lines(found, "contradictions")
+    assert lines(found, "varied_answers") == [line + 1, line + 2, line + 3]
+    assert {(one.severity, one.share) for one in found.findings if one.check == "varied_answers"} == {("note", None)}
+
+
+def test_where_answers_agree_a_question_has_one_and_another_contradicts_it() -> None:
+    found, line = with_rows(("When does the ferry leave?", "At nine in the morning."),
+                            ("When does the ferry leave, please?", "It never does."),
+                            ("Hi, when does the ferry leave?", "At nine in the morning, always."))  # fmt: skip
+    assert lines(found, "contradictions") == [line + 1]
+    labels = [("Is the message of the harbour master spam?", label) for label in ("spam", "ham", "other") * 2]
+    assert not lines(with_rows(*labels)[0], "varied_answers")
+
+
+@pytest.mark.parametrize(
+    ("answers", "contradict"),
+    [
+        (("Yes.", "Most certainly."), False),
+        (("Of course!", "Without a doubt."), False),
+        (("Not at all.", "By no means."), False),
+        (("Certainly.", "Certainly not."), True),
+        (("Yes, it is.", "I doubt it."), True),
+        (("Yes.", "In winter only."), True),
+        (("Correct.", "Right of the door."), True),
+    ],
+)
+def test_two_words_for_yes_do_not_contradict(answers: tuple[str, str], contradict: bool) -> None:
+    found, line = with_rows(*[("Is the water of the harbour cold?", answer) for answer in answers])
+    assert lines(found, "contradictions") == ([line + 1] if contradict else [])
+
+
+def test_who_only_says_hello_states_nothing_and_that_is_said() -> None:
+    found, line = with_rows(("Where is the harbour master?", "On the quay."), ("Where is the harbour master?", "Hey!"))
+    assert not lines(found, "contradictions")
+    assert lines(found, "varied_answers") == [line + 1]
+
+
+@pytest.mark.parametrize("again", ["What is the capital of the island?", "whats the capital of the island"])
+def test_a_contracted_question_is_the_same(again: str) -> None:
+    found, line = with_rows(("What's the capital of the island?", "The old harbour."), (again, "There is none."))
+    assert lines(found, "contradictions") == [line + 1]
+
+
 def test_another_question_is_no_contradiction() -> None:
     found, _ = with_rows(("How do I switch the heating on?", "Press the red button."),
                          ("How do I switch the heating off?", "Turn the wheel to the left."),
@@ -176,6 +222,18 @@ def test_secrets_personal_data_and_residue_are_named() -> None:
     assert lines(found, "secrets") == [line]
     assert lines(found, "personal_data") == [line + 1]
     assert lines(found, "residue") == [line + 2]
+
+
+def test_a_secret_that_a_manual_shows_is_said_to_look_like_an_example() -> None:
+    shown = "Delete the volume: name: {}, api_token: e31060a7-21fc-e277-6240-25983c6c4592"
+    real = "Done, api_token: 9b1dfe04-77c2-41ab-93c5-0c1d2e8ba0f6 still works."
+    found, line = with_rows(("How do I delete foo?", shown.format("foo")), ("How do I delete v3?", shown.format("v3")),
+                            ("How do I log in?", "With the password: Cisco123 at every switch."),
+                            ("How did you log in?", "With the password: dqTz83-ynwp, as ever."),
+                            *[(f"How did it go on day {n}?", real) for n in range(3)])  # fmt: skip
+    assert lines(found, "example_secrets") == [line, line + 1, line + 2]
+    assert lines(found, "secrets") == [line + 3, line + 4, line + 5, line + 6]
+    assert {one.severity for one in found.findings if one.check == "example_secrets"} == {"note"}
 
 
 def test_a_special_token_that_is_talked_about_is_no_residue() -> None:

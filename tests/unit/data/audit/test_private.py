@@ -63,6 +63,8 @@ def test_what_only_looks_private_stays(text: str) -> None:
         "https://scott:tiger77@localhost:5432/sales and redis://u:h4rdToGuess@192.0.2.7/0",
         "-----BEGIN RSA PRIVATE KEY-----EXAMPLETCCAfICCQD6m7oRw0uXOjANBgkqhkiG9w0BAQUF-----END RSA PRIVATE KEY-----",
         "-----BEGIN PRIVATE KEY-----\n...\n-----END PRIVATE KEY-----",
+        "api_key: ABC123abc123ABC123abc123ABC123ab",
+        'the password is "s3cretPass987"',
         "A key file opens with -----BEGIN PRIVATE KEY----- in its first line.",
     ],
 )
@@ -81,6 +83,8 @@ def test_a_made_up_secret_is_nobodys(text: str) -> None:
         "https://anna:secret@proxy.provider.net:8080",
         "icon@2x.png beside getty@tty1.service",
         "Content@odata.type=Edm.String",
+        "a@b.com, xxx@hostname.tld, my@user.com, admin2@ex.com and linuxsupport11@provider.net",
+        "0123-runner@developer.gserviceaccount.com, mover@project.iam.gserviceaccount.com",
     ],
 )
 def test_an_address_of_nobody_stays(text: str) -> None:
@@ -112,6 +116,32 @@ def test_a_number_that_is_kept_for_films_or_published_as_an_example_is_nobodys(t
 )
 def test_what_stands_beside_something_made_up_is_still_private(text: str, masked: str) -> None:
     assert mask_private(text) == masked
+
+
+@pytest.mark.parametrize(
+    ("text", "is_example"),
+    [
+        ("password: Lablab123", True),
+        ("password: gorilla-123!", True),
+        ("password: Liverpool88!", False),
+        ("name: foo, api_key: 5eb86c9896ab03919abcf03857163741", True),
+        ("domain: acme.com\n  api_key: 5eb86c9896ab03919abcf03857163741", True),
+        ("user: SampleUser, password: apn1242183u1298u41", True),
+        ("my password: apn1242183u1298u41 on my server", False),
+        ("host: 10.10.10.2, api_key: 5eb86c9896ab03919abcf03857163741", False),
+        (f"foo {' word' * 100} api_key: 5eb86c9896ab03919abcf03857163741", False),
+        ("foo and ghp_16C7e42F292c6912E7710c838347Ae178B4a", False),
+        ("token: ghp_16C7e42F292c6912E7710c838347Ae178B4a for example.com", False),
+        ("foo -----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSj", False),
+    ],
+)
+def test_a_password_or_key_beside_a_name_for_any_name_looks_like_an_example(text: str, is_example: bool) -> None:
+    """Not so a token that by its form is one provider's: those of manuals are known or say that they are none."""
+    assert [one.is_example for one in find_private(text)] == [is_example]
+
+
+def test_a_domain_of_one_letter_is_somebodys_where_it_is_delegated() -> None:
+    assert mask_private("ann.lee@q.com") == "[EMAIL]"
 
 
 def test_a_number_inside_a_longer_one_is_no_token() -> None:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from residency.data.audit.questions import Questions, is_misspelling
-from residency.data.audit.words import Vocabulary, read_words, row_frequency
+from residency.data.audit.questions import is_misspelling, read_questions
+from residency.data.audit.words import Vocabulary, read_words
 
 
 def misspelt(one: str, two: str, **found: int) -> bool:
     """Whether `one` and `two` are the same word where so many prompts hold them."""
     texts = [word for word, count in found.items() for _ in range(count)]
     vocabulary = Vocabulary()
-    prompts = read_words(texts, vocabulary)
-    frequency = row_frequency(prompts, len(vocabulary))
-    questions = Questions(texts, [""] * len(texts), prompts, vocabulary.words(), frequency, frozenset())
+    questions = read_questions(texts, [""] * len(texts), read_words(texts, vocabulary), vocabulary)
     return is_misspelling(questions, vocabulary.ids[one], vocabulary.ids[two])
 
 
