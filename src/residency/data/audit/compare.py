@@ -15,6 +15,7 @@ from residency.data.audit.questions import (
     Questions,
     equal_questions,
     is_misspelling,
+    may_ask_same,
     read_questions,
     same_question,
     slips,
@@ -28,6 +29,7 @@ from residency.data.audit.words import (
     distinct,
     is_figure,
     read_words,
+    shared_words,
     shingles,
 )
 
@@ -74,7 +76,9 @@ class Compared:
     near_rows: Alike
     near_prompts: Alike
     same_asked: NDArray[np.bool_]
-    """By pair of near_prompts, whether both ask the same."""
+    """By pair of near_prompts, whether both ask the same,"""
+    like_asked: NDArray[np.bool_]
+    """and whether they do or nearly do."""
     num_train: int
     """The rows before this one are for training, those from it on are the test's."""
 
@@ -91,11 +95,31 @@ def compare_rows(table: Table, num_train: int) -> Compared:
     figures = frozenset(i for i, word in enumerate(questions.words) if is_figure(word))
     bags = equal_bags(prompts, answers, table)
     near_prompts = with_pairs(near_prompts, slips(questions, asked.tolist()))
-    same = [like == SLIPPED or same_question(questions, a, b) for a, b, like in near_prompts.each()]
+    same, like = compare_prompts(questions, near_prompts, figures)
     return Compared(
         table, questions, questions.words, figures, prompts, answers, keys, prompt_keys, bags, near_rows, near_prompts,
-        np.array(same, dtype=np.bool_), num_train,
+        same, like, num_train,
     )  # fmt: skip
+
+
+def compare_prompts(
+    questions: Questions, alike: Alike, figures: frozenset[int]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """By pair of similar prompts, whether both ask the same, and whether they do or nearly do.
+
+    Most pairs are told apart by counting words.
+    """
+    pairs, likeness = alike
+    shared, either = shared_words(questions.prompts, pairs)
+    same = likeness == SLIPPED
+    for pair in np.flatnonzero(~same & may_ask_same(questions, pairs, either - shared)).tolist():
+        same[pair] = same_question(questions, *pairs[pair].tolist())
+    overlaps = shared / np.maximum(either, 1)
+    near = (np.minimum(likeness, overlaps) >= NEAR_LEAK) | (overlaps >= ALIKE_WORDS)
+    for pair in np.flatnonzero(near & ~same).tolist():
+        one, two = (figures_in(figures, questions.prompts.row(row)) for row in pairs[pair].tolist())
+        near[pair] = one == two
+    return same, same | near
 
 
 def with_pairs(alike: Alike, more: Sequence[tuple[int, int]]) -> Alike:
@@ -168,8 +192,13 @@ def near_clusters(compared: Compared) -> NDArray[np.int64]:
 
 def copies(compared: Compared, chosen: NDArray[np.bool_]) -> Pairs:
     """Those of the chosen pairs of similar rows that say the same."""
+    for words, least in ((compared.prompts, NEAR_PROMPT), (compared.answers, NEAR_ANSWER)):
+        shared, either = shared_words(words, compared.near_rows.pairs[chosen])
+        chosen = chosen.copy()
+        chosen[chosen] = shared >= least * either
     alike = compared.near_rows.part(chosen)
-    return alike.pairs[[is_near_copy(compared, a, b, like) for a, b, like in alike.each()]]
+    same = [is_near_copy(compared, a, b, like) for a, b, like in alike.each()]
+    return alike.pairs[np.array(same, dtype=np.bool_)]
 
 
 def split_groups(compared: Compared, clusters: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -177,20 +206,13 @@ def split_groups(compared: Compared, clusters: NDArray[np.int64]) -> NDArray[np.
     whatever they answer."""
     number = compared.num_train
     telling = np.flatnonzero(compared.prompts.counts[:number])
+    asked = compared.near_prompts.pairs[compared.like_asked]
     links = [
-        prompts_alike(compared, compared.near_prompts.pairs[:, 1] < number),
+        asked[asked[:, 1] < number],
         equal_links(compared.prompt_keys, telling),
         equal_links(clusters, np.arange(number)),
     ]
     return clusters_of(number, np.concatenate(links))
-
-
-def prompts_alike(compared: Compared, chosen: NDArray[np.bool_]) -> Pairs:
-    """Those of the chosen pairs of similar prompts that ask the same, or nearly."""
-    alike = compared.near_prompts.part(chosen)
-    same = compared.same_asked[chosen].tolist()
-    near = [same[i] or is_near_prompt(compared, a, b, like) for i, (a, b, like) in enumerate(alike.each())]
-    return alike.pairs[near]
 
 
 def as_pairs(pairs: Sequence[tuple[int, int]]) -> Pairs:
@@ -210,7 +232,7 @@ def is_near_copy(compared: Compared, left: int, right: int, like: float) -> bool
         return False
     if overlap(*answers) < NEAR_ANSWER or overlap(*prompts) < NEAR_PROMPT:
         return False
-    if any(figures_in(compared, a) != figures_in(compared, b) for a, b in (prompts, answers)):
+    if any(figures_in(compared.figures, a) != figures_in(compared.figures, b) for a, b in (prompts, answers)):
         return False
     for (one, two), texts in ((prompts, compared.table.prompts), (answers, compared.table.answers)):
         if not one and not two and texts[left].strip() != texts[right].strip():
@@ -239,8 +261,8 @@ def overlap(left: Sequence[int], right: Sequence[int]) -> float:
     return len({*left} & {*right}) / len(both) if both else 1.0
 
 
-def figures_in(compared: Compared, ids: Sequence[int]) -> list[int]:
-    return [i for i in ids if i in compared.figures]
+def figures_in(figures: frozenset[int], ids: Sequence[int]) -> list[int]:
+    return [i for i in ids if i in figures]
 
 
 def equal_links(keys: NDArray[np.int64], rows: NDArray[np.int64]) -> Pairs:
@@ -260,9 +282,9 @@ def leaks(compared: Compared) -> Pairs:
     """Each test row (second) whose prompt stands in a training row (first), whole or nearly so."""
     number, keys = compared.num_train, compared.prompt_keys
     found = contained(compared)
-    for alike, near in ((compared.near_prompts, prompts_alike), (compared.near_rows, copies)):
-        across = (alike.pairs[:, 0] < number) & (alike.pairs[:, 1] >= number)
-        found += [(a, b) for a, b in near(compared, across).tolist() if gives_away(compared, a, b)]
+    asked, rows = compared.near_prompts.pairs, compared.near_rows.pairs
+    near = np.concatenate([asked[compared.like_asked & across(asked, number)], copies(compared, across(rows, number))])
+    found += [(a, b) for a, b in near.tolist() if gives_away(compared, a, b)]
     found += [(int(compared.bags[b]), b) for b in range(number, len(keys)) if compared.bags[b] < number]
     of_key: dict[int, int] = {}
     for train, test in sorted(found):
@@ -275,19 +297,17 @@ def leaks(compared: Compared) -> Pairs:
     return as_pairs(pairs)
 
 
+def across(pairs: Pairs, number: int) -> NDArray[np.bool_]:
+    """Which pairs are of a training row and a test row."""
+    return (pairs[:, 0] < number) & (pairs[:, 1] >= number)
+
+
 def gives_away(compared: Compared, train: int, test: int) -> bool:
     """Whether a training row that resembles a test row is of use for it, rather than another task in like words: one of
     the two has no telling word in its question that the other lacks, or none in its answer."""
     return any(
         not other_words(compared, part.row(train), part.row(test)) for part in (compared.prompts, compared.answers)
     )
-
-
-def is_near_prompt(compared: Compared, left: int, right: int, like: float) -> bool:
-    one, two = compared.prompts.row(left), compared.prompts.row(right)
-    shared = overlap(one, two)
-    alike = min(like, shared) >= NEAR_LEAK or shared >= ALIKE_WORDS
-    return alike and figures_in(compared, one) == figures_in(compared, two)
 
 
 def contained(compared: Compared) -> list[tuple[int, int]]:

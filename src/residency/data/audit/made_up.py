@@ -22,7 +22,8 @@ LONGEST_UNIT, FEWEST_UNITS = 8, 3
 """A value that says so few letters over and over was typed, not drawn."""
 SHOWN_AROUND = re.compile(
     r"\b(?:foo|baz|qux)\b|/path/to/|\b(?:example|acme|contoso|fabrikam)\.(?:com|org|net)\b"
-    r"|\b(?:sample|example|dummy|fake)[-_ ]?(?:user|host|domain|server|account)", re.IGNORECASE,
+    r"|\b(?:sample|example|dummy|fake)[-_ ]?(?:user|host|domain|server|account)"
+    r"|[:=]\s*['\"]?(?:example|bar|my[-_]?(?:app|domain|group|host|org|project|server|user|volume))\b", re.IGNORECASE,
 )  # fmt: skip
 """Names that stand for any name (RFC 3092, RFC 2606): the text around them shows how something is written."""
 NEARBY = 400

@@ -39,6 +39,8 @@ FEWEST_TELLING = 2
 """With fewer words that are no courtesies, two questions are the same only where all words are."""
 WORDS_A_CHANGE = 15
 """One word may be added or left out for so many, and the question is still the same."""
+MOST_SPELT_OUT = 16
+"""Words by which two prompts may differ where only one of them has contractions."""
 SHORT_WORDS = 12
 """In fewer words a slip of the pen changes so many of the runs of three that the prompts no longer look similar."""
 SHORTEST_SLIP = 4
@@ -119,6 +121,13 @@ def equal_questions(questions: Questions) -> NDArray[np.int64]:
     for row, system in enumerate(questions.systems):
         keys[row] = first.setdefault(hash((tuple(asking(questions, row)), system)), row)
     return keys
+
+
+def may_ask_same(questions: Questions, pairs: NDArray[np.int64], different: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """A bound on same_question for many pairs at once: by how many words, each counted once, may be `different`."""
+    allowed = questions.prompts.counts[pairs].min(axis=1) // WORDS_A_CHANGE + 2 * MOST_MISSPELT
+    aside = (questions.opening + questions.closing)[pairs].sum(axis=1) + len(ARTICLES) + MOST_SPELT_OUT
+    return np.asarray(different <= allowed + aside)
 
 
 def same_question(questions: Questions, left: int, right: int) -> bool:

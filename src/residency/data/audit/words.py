@@ -77,9 +77,10 @@ class Words:
         return Words(self.ids[starts[0] : starts[-1]], starts - starts[0])
 
     def rows(self, rows: NDArray[np.int64]) -> Words:
-        parts = [self.ids[self.starts[row] : self.starts[row + 1]] for row in rows]
-        ids = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
-        return Words(ids, np.concatenate([[0], np.cumsum(self.counts[rows])]).astype(np.int64))
+        counts = self.counts[rows]
+        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        places = np.arange(starts[-1]) + np.repeat(self.starts[rows] - starts[:-1], counts)
+        return Words(self.ids[places], starts)
 
     def chunks(self) -> Iterator[tuple[int, int]]:
         """(first row, the one behind the last) of parts so small that what is made of one may be large."""
@@ -105,6 +106,21 @@ def row_frequency(words: Words, size: int) -> NDArray[np.int64]:
         pairs = distinct(rows * size + part.ids)
         found += np.bincount(pairs % size, minlength=size)
     return found
+
+
+def shared_words(words: Words, pairs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each pair of rows the words that both have, and those that one has; each counted once."""
+    size = int(words.ids.max(initial=0)) + 1
+    shared, either = np.zeros(len(pairs), dtype=np.int64), np.zeros(len(pairs), dtype=np.int64)
+    for first in range(0, len(pairs), CHUNK_ROWS):
+        part = pairs[first : first + CHUNK_ROWS]
+        sides = [words.rows(part[:, side]) for side in (0, 1)]
+        sets = [distinct(np.repeat(np.arange(len(part)), side.counts) * size + side.ids) for side in sides]
+        both = np.sort(np.concatenate(sets))
+        twice = both[1:][both[1:] == both[:-1]]
+        shared[first : first + len(part)] = np.bincount(twice // size, minlength=len(part))
+        either[first : first + len(part)] = np.bincount(both // size, minlength=len(part))
+    return shared, either - shared
 
 
 def distinct(values: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -127,6 +127,7 @@ def test_what_stands_beside_something_made_up_is_still_private(text: str, masked
         ("name: foo, api_key: 5eb86c9896ab03919abcf03857163741", True),
         ("domain: acme.com\n  api_key: 5eb86c9896ab03919abcf03857163741", True),
         ("user: SampleUser, password: apn1242183u1298u41", True),
+        ("name: myserver, api_key: 5eb86c9896ab03919abcf03857163741", True),
         ("my password: apn1242183u1298u41 on my server", False),
         ("host: 10.10.10.2, api_key: 5eb86c9896ab03919abcf03857163741", False),
         (f"foo {' word' * 100} api_key: 5eb86c9896ab03919abcf03857163741", False),
