@@ -37,6 +37,8 @@ from residency.stages.facts import gather
 ROWS_SAID = 20
 BEFORE_RETENTION = {"anchors": 0, "answer_tokens": 1, "budget": 1.0, "replay": False, "stop": False}
 """What a run did that began before forgetting was measured: nothing of it."""
+BEFORE_COMPILING = {"offload": False, "compile": False}
+"""And before there were these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +250,7 @@ def read_resolved(run: RunFolder) -> tuple[ResolvedConfig, dict[str, str]]:
     try:
         stored = json.loads((run / "resolved.json").read_bytes())
         config = {"retention": BEFORE_RETENTION} | stored["config"]
+        config["speed"] = BEFORE_COMPILING | config["speed"]
         return ResolvedConfig.model_validate(config), stored["reasons"]
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{run / 'resolved.json'} cannot be read: {str(error).splitlines()[0]}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Never
 
@@ -90,3 +91,12 @@ def test_strict_refuses_warnings(config: RunConfig, run: RunFolder) -> None:
     with pytest.raises(DataError) as refused:
         prepare(strict, run)
     assert any(problem.startswith("near_duplicates: ") for problem in refused.value.problems)
+
+
+def test_a_run_that_began_before_layers_were_compiled_is_read_as_it_was(config: RunConfig, run: RunFolder) -> None:
+    resolved = prepare(config, run).resolved
+    stored = json.loads((run / "resolved.json").read_text())
+    for key in ("compile", "offload"):
+        del stored["config"]["speed"][key]
+    (run / "resolved.json").write_text(json.dumps(stored))
+    assert preparing.read_resolved(run)[0] == resolved
