@@ -175,22 +175,42 @@ def is_misspelling(questions: Questions, left: int, right: int) -> bool:
 def slips(questions: Questions, rows: Iterable[int]) -> list[tuple[int, int]]:
     """Pairs of short prompts that differ in one word which may be a slip of the pen: its first letter is the same.
 
-    Linear: of many prompts around one place only the first MOST_SLIPS are compared.
+    Linear: where many prompts are alike around one place, only those are compared whose words there become one word when
+    each leaves out a letter at most, and of those the first MOST_SLIPS.
     """
     may_slip = np.array([len(word) >= SHORTEST_SLIP and word.isalpha() for word in questions.words])
     rare = may_slip & (questions.frequency <= MOST_ALIKE_SLIPS)
     brief = (row for row in rows if questions.prompts.counts[row] <= 2 * SHORT_WORDS)
     short = [(row, words) for row in brief if len(words := asking(questions, row)) <= SHORT_WORDS]
-    around: defaultdict[int, list[int]] = defaultdict(list)
+    around: defaultdict[int, list[tuple[int, str]]] = defaultdict(list)
     for row, words in short:
         for place in np.flatnonzero(rare[words]).tolist():
-            around[hash(around_word(questions, words, place))].append(row)
+            around[hash(around_word(questions, words, place))].append((row, questions.words[words[place]]))
+    spelt = {key: by_spelling(alike) for key, alike in around.items() if len(alike) > MOST_SLIPS}
     pairs = set()
     for row, words in short:
         for place in np.flatnonzero(may_slip[words]).tolist():
-            others = around.get(hash(around_word(questions, words, place)), ())
-            pairs |= {(min(row, other), max(row, other)) for other in others[:MOST_SLIPS] if other != row}
+            key = hash(around_word(questions, words, place))
+            alike = [other for other, _ in around.get(key, ())]
+            if key in spelt:
+                shorter = spellings(questions.words[words[place]])
+                alike = [other for one in shorter for other in spelt[key].get(one, ())[:MOST_SLIPS]]
+            pairs |= {(min(row, other), max(row, other)) for other in alike if other != row}
     return sorted(pair for pair in pairs if same_question(questions, *pair))
+
+
+def by_spelling(alike: Iterable[tuple[int, str]]) -> dict[str, list[int]]:
+    """The rows by each spelling of their words."""
+    found: defaultdict[str, list[int]] = defaultdict(list)
+    for row, word in alike:
+        for one in spellings(word):
+            found[one].append(row)
+    return found
+
+
+def spellings(word: str) -> set[str]:
+    """A word and what is left of it without any one of its letters: two words with one slip between them share one."""
+    return {word, *(word[:place] + word[place + 1 :] for place in range(len(word)))}
 
 
 def around_word(questions: Questions, words: list[int], place: int) -> tuple[object, ...]:

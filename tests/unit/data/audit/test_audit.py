@@ -163,6 +163,18 @@ def test_a_slip_of_the_pen_in_a_short_question_makes_no_other_question() -> None
     assert lines(found, "contradictions") == [line + 1]
 
 
+def test_a_slip_is_found_among_many_questions_that_differ_in_that_word_alone() -> None:
+    ends = ("dom", "ness", "ship", "ward", "less")
+    words = [f"{one}{two}{end}" for one in ("bru", "cal", "dri", "fen", "gos") for two in ("tim", "ral", "pun", "lod")
+             for end in ends]  # fmt: skip
+    meanings = [(f"What does {word} mean?", f"Something like a {word[:-2]}er of number {n}.")
+                for n, word in enumerate(words)]  # fmt: skip
+    found, line = with_rows(
+        *meanings, (f"What does {words[70][:4]}{words[70][5]}{words[70][4]}{words[70][6:]} mean?", "A bird.")
+    )
+    assert lines(found, "contradictions") == [line + len(words)]
+
+
 def test_who_asks_whom_and_what_is_only_said_make_other_questions() -> None:
     found, _ = with_rows(("I am real", "How do I know?"), ("Am I real", "Naturally."),
                          ("Do you feel lucky", "Very much."), ("Do I feel lucky", "Ask yourself that."))  # fmt: skip
