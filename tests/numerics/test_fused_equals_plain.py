@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
-from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from residency.config.model import Model
 from residency.data.messages import Rendered
@@ -172,6 +172,26 @@ def test_biases_and_untied_heads() -> None:
     assert results[1][0] == pytest.approx(results[0][0], rel=1e-5)
     assert results[1][1] == pytest.approx(results[0][1], rel=1e-4)
     assert results[1][2] == pytest.approx(results[0][2], rel=1e-3)
+
+
+@pytest.mark.parametrize("speed", [FUSED, KERNELS], ids=["own kernels", "kernels of packages"])
+def test_biases_of_the_feed_forward_part(speed: Speed) -> None:
+    def model() -> LlamaForCausalLM:
+        made = tiny_llama(mlp_bias=True)
+        with torch.no_grad():
+            for name, parameter in made.named_parameters():
+                if name.endswith("bias"):
+                    parameter.normal_()
+        return made
+
+    rows, losses = random_rows(5), []
+    for how in (Speed(fused=False), speed):
+        torch.manual_seed(0)
+        engine = Engine(model(), speed=how)
+        engine.add_adapter("one", LORA, seed=1)
+        assert (engine._fast is not None) == bool(how.fused), engine.reasons
+        losses.append(engine.forward_backward({"one": rows})["one"].mean)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
 def test_norms_of_each_head_as_in_qwen3() -> None:

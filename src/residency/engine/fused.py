@@ -74,7 +74,9 @@ class FusedLayer:
         attention, mlp = layer.self_attn, layer.mlp
         self.qkv = Product(_linears(attention, "q_proj", "k_proj", "v_proj"), workspace, fp8=fp8)
         self.o = Product(_linears(attention, "o_proj"), workspace, fp8=fp8)
-        self.gate_up = Product(_linears(mlp, "gate_proj", "up_proj"), workspace, fp8=fp8, may_alternate=kernels)
+        gate_up = _linears(mlp, "gate_proj", "up_proj")
+        may_alternate = kernels and gate_up[0].bias is None
+        self.gate_up = Product(gate_up, workspace, fp8=fp8, may_alternate=may_alternate)
         self.down = Product(_linears(mlp, "down_proj"), workspace, fp8=fp8)
         self.norms = (layer.input_layernorm, layer.post_attention_layernorm)
         self.head_norms = HeadNorms(attention.q_norm, attention.k_norm) if hasattr(attention, "q_norm") else None
