@@ -175,8 +175,8 @@ def is_misspelling(questions: Questions, left: int, right: int) -> bool:
 def slips(questions: Questions, rows: Iterable[int]) -> list[tuple[int, int]]:
     """Pairs of short prompts that differ in one word which may be a slip of the pen: its first letter is the same.
 
-    Linear: where many prompts are alike around one place, only those are compared whose words there become one when each
-    leaves out a letter at most, and of those the first MOST_SLIPS.
+    Linear: where many prompts are alike around one place, only those are compared whose words there become one when
+    each leaves out a letter at most, and of those the first MOST_SLIPS.
     """
     may_slip = np.array([len(word) >= SHORTEST_SLIP and word.isalpha() for word in questions.words])
     rare = may_slip & (questions.frequency <= MOST_ALIKE_SLIPS)
