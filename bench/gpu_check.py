@@ -24,9 +24,10 @@ from residency.data.messages import Rendered
 from residency.data.render import renderer_for
 from residency.engine import elementwise as ew
 from residency.engine import hopper
-from residency.engine.document_kernel import Documents, _by_sdpa, attend, attend_backward
+from residency.engine.document_kernel import _by_sdpa, attend, attend_backward
 from residency.engine.engine import Engine
 from residency.engine.optim import StepSettings
+from residency.engine.rows import Documents
 from residency.engine.speed import Speed
 from residency.models.load import load_model, load_tokenizer
 from residency.models.nf4 import hold_in_nf4

@@ -8,30 +8,16 @@ SDPA runs document by document, with the same result.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from residency.engine import hopper
+from residency.engine.rows import Documents
 
 aten = torch.ops.aten
 INT32_LIMIT = 2**31
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Documents:
-    """Where the documents of a pass lie."""
-
-    bounds: tuple[int, ...]
-    """Where each starts, and the last ends."""
-    cu_seqlens: torch.Tensor
-    """The same on the device, int32; may end in empty documents."""
-    longest: int
-    """At least the longest one's length."""
-    even: int
-    """The number of documents, if all have one length; else 0."""
 
 
 def attend(

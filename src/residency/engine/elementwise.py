@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from residency.engine.rows import with_room
+
 E4M3_MAX = 448.0
 
 
@@ -68,11 +70,6 @@ def rms_norm(
     rows = with_room(len(x), x.shape[1], room, x)
     y = rows[:, : x.shape[1]].copy_(weight * (total.float() * inverse[:, None]).to(x.dtype))
     return Normed(total, rows, inverse, *_quantized(y, quantize))
-
-
-def with_room(tokens: int, width: int, room: int, like: torch.Tensor) -> torch.Tensor:
-    """Not set to anything, shape (tokens, width + room)."""
-    return torch.empty(tokens, width + room, dtype=like.dtype, device=like.device)
 
 
 def rms_norm_backward(

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from residency.data.messages import Rendered
 from residency.engine.batch import TOKENS_MULTIPLE, needed_length, next_length, plan_packs, round_up
-from residency.engine.document_kernel import Documents
 from residency.engine.fused import Pass
 from residency.engine.products import Slots
+from residency.engine.rows import Documents
 
 EVEN_FILL = 0.9
 """Documents count as of one length if the shortest fills at least this share of its room."""

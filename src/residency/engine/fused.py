@@ -17,10 +17,11 @@ from torch import nn
 from residency.engine import elementwise as ew
 from residency.engine import hopper
 from residency.engine.divergence import Expected
-from residency.engine.document_kernel import Documents, attend, attend_backward
+from residency.engine.document_kernel import attend, attend_backward
 from residency.engine.frozen import Workspace, is_nf4
 from residency.engine.offload import HostMemory
 from residency.engine.products import Adapters, Product, Quantized, Slots
+from residency.engine.rows import Documents, with_room
 
 CHUNK_ROWS = 2048
 """Rows of logits held at once."""
@@ -157,14 +158,14 @@ class FusedLayer:
 
     def _up_alternating(self, y: torch.Tensor, slots: Slots) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         inner, weight = self.gate_up.inner(y, slots), self.gate_up.forward_matrix(slots)[0]
-        gate_up = ew.with_room(len(y), self.gate_up.out_features, self.gate_up.room(slots), y)
-        h = ew.with_room(len(y), self.down.in_features, self.down.room(slots), y)
+        gate_up = with_room(len(y), self.gate_up.out_features, self.gate_up.room(slots), y)
+        h = with_room(len(y), self.down.in_features, self.down.room(slots), y)
         hopper.swiglu(y, weight, self._tight(gate_up), h[:, : self.down.in_features])
         return gate_up, h, inner
 
     def _down_alternating(self, grad: torch.Tensor, gate_up: torch.Tensor, slots: Slots) -> torch.Tensor:
         weight = self.down.backward_matrix(slots)[0]
-        h = ew.with_room(len(grad), self.down.in_features, 0, grad)
+        h = with_room(len(grad), self.down.in_features, 0, grad)
         hopper.swiglu_backward(grad[:, : len(weight)], weight, self._tight(gate_up), h)
         return h
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import importlib.util
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-if TYPE_CHECKING:
-    from residency.engine.document_kernel import Documents
+from residency.engine.rows import Documents
 
 PACKAGES = {"flash_attn.cute": "flash-attn-4", "quack": "quack-kernels"}
 

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from residency.engine.elementwise import with_room
 from residency.engine.fp8 import Fp8Weight
 from residency.engine.frozen import Nf4Weight, Workspace, is_nf4, shares, side_by_side
 from residency.engine.memory import total_bytes
+from residency.engine.rows import with_room
 
 BORDER_MULTIPLE = 16
 """Matrices whose rows start at multiples of 32 bytes are multiplied as fast as others."""

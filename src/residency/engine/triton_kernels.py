@@ -13,7 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
-from residency.engine.elementwise import with_room
+from residency.engine.rows import with_room
 
 E4M3_MAX = tl.constexpr(448.0)
 SWIGLU_TILE, SWIGLU_TILE_FP8 = (32, 128), (64, 64)

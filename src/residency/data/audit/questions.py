@@ -175,8 +175,8 @@ def is_misspelling(questions: Questions, left: int, right: int) -> bool:
 def slips(questions: Questions, rows: Iterable[int]) -> list[tuple[int, int]]:
     """Pairs of short prompts that differ in one word which may be a slip of the pen: its first letter is the same.
 
-    Linear: where many prompts are alike around one place, only those are compared whose words there become one when
-    each leaves out a letter at most, and of those the first MOST_SLIPS.
+    Linear: of many prompts that are alike around one place only those are compared that have the same letters there,
+    and of those the first MOST_SLIPS. Where a table of words is asked for, one letter more is another word of it.
     """
     may_slip = np.array([len(word) >= SHORTEST_SLIP and word.isalpha() for word in questions.words])
     rare = may_slip & (questions.frequency <= MOST_ALIKE_SLIPS)
@@ -186,31 +186,28 @@ def slips(questions: Questions, rows: Iterable[int]) -> list[tuple[int, int]]:
     for row, words in short:
         for place in np.flatnonzero(rare[words]).tolist():
             around[hash(around_word(questions, words, place))].append((row, questions.words[words[place]]))
-    spelt = {key: by_spelling(alike) for key, alike in around.items() if len(alike) > MOST_SLIPS}
+    by_letters = {key: same_letters(alike) for key, alike in around.items() if len(alike) > MOST_SLIPS}
     pairs = set()
     for row, words in short:
         for place in np.flatnonzero(may_slip[words]).tolist():
             key = hash(around_word(questions, words, place))
             alike = [other for other, _ in around.get(key, ())]
-            if key in spelt:
-                shorter = spellings(questions.words[words[place]])
-                alike = [other for one in shorter for other in spelt[key].get(one, ())[:MOST_SLIPS]]
+            if key in by_letters:
+                alike = by_letters[key].get(letters(questions.words[words[place]]), [])[:MOST_SLIPS]
             pairs |= {(min(row, other), max(row, other)) for other in alike if other != row}
     return sorted(pair for pair in pairs if same_question(questions, *pair))
 
 
-def by_spelling(alike: Iterable[tuple[int, str]]) -> dict[str, list[int]]:
-    """The rows by each spelling of their words."""
+def same_letters(alike: Iterable[tuple[int, str]]) -> dict[str, list[int]]:
+    """The rows by the letters of their words."""
     found: defaultdict[str, list[int]] = defaultdict(list)
     for row, word in alike:
-        for one in spellings(word):
-            found[one].append(row)
+        found[letters(word)].append(row)
     return found
 
 
-def spellings(word: str) -> set[str]:
-    """A word and what is left of it without any one of its letters: two words with one slip between them share one."""
-    return {word, *(word[:place] + word[place + 1 :] for place in range(len(word)))}
+def letters(word: str) -> str:
+    return "".join(sorted(word))
 
 
 def around_word(questions: Questions, words: list[int], place: int) -> tuple[object, ...]:
