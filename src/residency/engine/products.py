@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from residency.engine.batch import round_up
 from residency.engine.fp8 import Fp8Weight
 from residency.engine.frozen import Nf4Weight, Workspace, is_nf4, shares, side_by_side
 from residency.engine.memory import total_bytes
@@ -333,7 +334,7 @@ def _stack(product: Product, names: list[str], layers: list[Any], *, bordered: b
     rank = max((sum(layer.r[name] for layer in present if name in layer.lora_A) for name in names), default=0)
     out, width = product.out_features, product.in_features
     if isinstance(product.weight, torch.Tensor):
-        border = -(-rank // BORDER_MULTIPLE) * BORDER_MULTIPLE if bordered else 0
+        border = round_up(rank, BORDER_MULTIPLE) if bordered else 0
         whole = product.lay(
             border, len(names) if border else 1, alternating=len(names) == 1 and product.may_alternate
         )  # fmt: skip
