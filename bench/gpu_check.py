@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -182,14 +183,18 @@ def check_gradients(
     FP8 passes train on."""
     reference_model = random_model("check").float()
     if rounded:
-        for layer in reference_model.model.layers:
-            attention, mlp = layer.self_attn, layer.mlp
-            for together in ((attention.q_proj, attention.k_proj, attention.v_proj), (attention.o_proj,),
-                             (mlp.gate_proj, mlp.up_proj), (mlp.down_proj,)):  # fmt: skip
-                scale = max(linear.weight.abs().max() for linear in together) / 448
-                for linear in together:
-                    linear.weight.data = (linear.weight / scale).to(torch.float8_e4m3fn).float() * scale
+        round_to_e4m3(reference_model)
     compare(random_model("check"), reference_model, speed, rows, loss_limit, least_cosine)
+
+
+def round_to_e4m3(model: Any) -> None:
+    for layer in model.model.layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        for together in ((attention.q_proj, attention.k_proj, attention.v_proj), (attention.o_proj,),
+                         (mlp.gate_proj, mlp.up_proj), (mlp.down_proj,)):  # fmt: skip
+            scale = max(linear.weight.abs().max() for linear in together) / 448
+            for linear in together:
+                linear.weight.data = (linear.weight / scale).to(torch.float8_e4m3fn).float() * scale
 
 
 def check_long_documents_bf16() -> None:
@@ -210,17 +215,40 @@ def check_chat_fp8_against_the_base_in_e4m3() -> None:
     check_gradients(FP8, next(mix_b(TOKENS)), 1e-2, 0.99, rounded=True)
 
 
-def check_chat_fp8_on_real_weights() -> None:
-    """Gradients of the starter model on rows it can learn, against the plain passes in fp32 on the weights in bf16. The
-    goal of 0.99 does not hold: 0.957 was measured over its 30 layers, and this holds it there."""
+def check_fp8_on_real_weights() -> None:
+    """Gradients of the starter model's 30 layers on rows it can learn, against the plain passes in fp32. The goal of
+    0.99 does not hold there, and the limits hold what was measured: 0.957 against the weights in bf16."""
     folder = Path(os.environ.get("RESIDENCY_CACHE", "")) / "smollm2-135m"
     if not folder.exists():
         print("    the starter model is not there: not checked")
         return
     rows = rendered("docstrings", 0, 24, renderer_for(load_tokenizer(Model(id=str(folder)))))
-    model, reference = (load_model(Model(id=str(folder)), dtype=dtype, device=torch.device("cuda")) for dtype in
-                        (torch.bfloat16, torch.float32))  # fmt: skip
-    compare(model, reference, FP8, rows, 5e-2, 0.95)
+    for ends, rounded, limit in ((0, False, 0.95), (4, False, 0.96), (0, True, 0.97)):
+        model, reference = (load_model(Model(id=str(folder)), dtype=dtype, device=torch.device("cuda")) for dtype in
+                            (torch.bfloat16, torch.float32))  # fmt: skip
+        if rounded:
+            round_to_e4m3(reference)
+        compare(model, reference, replace(FP8, first_last_layers_bf16=ends), rows, 5e-2, limit)
+
+
+def check_fp8_learns_what_bf16_learns() -> None:
+    """A 1B shape with random weights, LoRA at 1e-3 on the same rows: the loss falls alike."""
+    curves = []
+    for speed in (Speed(), Speed(fp8=True)):
+        engine, [name] = engine_with_adapters(random_model("llama32-1b"), 1, speed)
+        losses = [one_step(engine, name, rows) for rows in islice(mix_a(8, 512), 100)]
+        curves.append((losses[0], sum(losses[-10:]) / 10))
+        del engine
+    (first, bf16), (_, fp8) = curves
+    print(f"    {first:.4f} to {bf16:.4f} in bf16, {fp8:.4f} in FP8")
+    assert bf16 < first - 1, "nothing was learned"
+    need("loss in FP8", abs(fp8 / bf16 - 1), 1e-2)
+
+
+def one_step(engine: Engine, name: str, rows: list[Rendered]) -> float:
+    loss = engine.forward_backward({name: rows})[name]
+    engine.step({name: StepSettings(1e-3)})
+    return float(loss.mean)
 
 
 def check_chat_nf4() -> None:

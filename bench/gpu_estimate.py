@@ -34,6 +34,7 @@ def predicted_gib(row: str, tokens: int) -> float:
         2,
         fused=fused,
         fp8=precision == "fp8",
+        bf16_ends=int(options.get("ends", 0)),
         graphs=fused and facts.parameters <= LARGEST_GRAPH_PARAMETERS and options.get("offload") != "on",
         offload=options.get("offload") == "on",
         layers_again=int(options.get("again", 0)),

@@ -3,9 +3,10 @@
 A row is MODEL:MIX:PRECISION:RUNS, such as llama31-8b:A:bf16:1; MIX is A or B (passes of 8192 tokens), `short`
 (8 documents of 128 tokens for each run), or 4x512 (so many documents of so many tokens). PRECISION is bf16, fp8, or nf4
 (QLoRA). After more colons: tokens=16384 (a pass), again=2 (layers formed again), offload=on (their inputs wait in the
-host's memory), graphs=off, fused=off, kernels=off or on (those of installed packages), full=1 (all weights are trained,
-by autocast), layers=8 (of the shape's), dropout=0.1, compile=on (layers, where nothing is fused; its time is told
-apart), trial (adds what `residency estimate` would say of the step's time), profile (adds the time by kernel). Every
+host's memory), ends=2 (so many layers at either end that FP8 leaves in bf16), graphs=off, fused=off, kernels=off or on
+(those of installed packages), full=1 (all weights are trained, by autocast), layers=8 (of the shape's), dropout=0.1,
+compile=on (layers, where nothing is fused; its time is told apart), trial (adds what `residency estimate` would say of
+the step's time), profile (adds the time by kernel). Every
 step is a forward and backward pass, clipping and AdamW, on new random tokens. Tokens are real ones: what fills a pass
 up never counts.
 """
@@ -64,6 +65,7 @@ def loaded(name: str, mix: str, precision: str, runs: int, options: dict[str, st
     )  # fmt: skip
     speed = Speed(
         fused=False if options.get("fused") == "off" else None, fp8=precision == "fp8",
+        first_last_layers_bf16=int(options.get("ends", 0)),
         graphs={"on": True, "off": False}.get(options.get("graphs", "")),
         kernels={"on": True, "off": False}.get(options.get("kernels", "")),
         layers_formed_again=int(options.get("again", 0)), compile=options.get("compile") == "on",

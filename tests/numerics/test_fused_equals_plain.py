@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -336,11 +337,24 @@ def test_a_gradient_that_is_not_finite_changes_no_weight() -> None:
         assert torch.equal(old, new)
 
 
-def test_fp8_is_the_same_algebra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With rounding to e4m3 switched off, the FP8 path is the plain path."""
+@pytest.mark.parametrize("speed", [FUSED, KERNELS], ids=["own kernels", "kernels of packages"])
+@pytest.mark.parametrize("ends", [0, 1, 2], ids=["all in e4m3", "but the first and last", "none left"])
+def test_fp8_is_the_same_algebra(monkeypatch: pytest.MonkeyPatch, ends: int, speed: Speed) -> None:
+    """With rounding to e4m3 switched off, the FP8 path is the plain path; layers in bf16 before and after it too."""
     monkeypatch.setattr(torch, "float8_e4m3fn", torch.float32)
-    rows = random_rows(6)
-    assert_same(fused_gradients(fused_engine(Speed(fused=True, fp8=True)), [rows]), plain_gradients(rows, LORA))
+    rows, speed = random_rows(6), replace(speed, fp8=True, first_last_layers_bf16=ends)
+    engine = Engine(tiny_llama(num_hidden_layers=3), speed=speed)
+    engine.add_adapter("one", LORA, seed=1)
+    assert_same(fused_gradients(engine, [rows]), plain_gradients(rows, LORA, num_hidden_layers=3))
+
+
+def test_the_first_and_last_layers_may_stay_as_they_are() -> None:
+    engine = Engine(tiny_llama(num_hidden_layers=4), speed=Speed(fused=True, fp8=True, first_last_layers_bf16=1))
+    engine.add_adapter("one", LORA, seed=1)
+    assert engine._fast is not None
+    held = [isinstance(layer.down.weight, Fp8Weight) for layer in engine._fast.decoder.layers]
+    assert held == [False, True, True, False]
+    assert engine.reasons["fp8"] == "asked for; the first and the last 1 layers stay in bf16"
 
 
 def test_fp8_stays_near(tmp_path: Path) -> None:

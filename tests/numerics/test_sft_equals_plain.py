@@ -34,8 +34,10 @@ def plain_loss(model: LlamaForCausalLM, rows: Sequence[Rendered]) -> torch.Tenso
     return total / count
 
 
-def plain_gradients(rows: Sequence[Rendered], config: LoraConfig | None) -> tuple[float, dict[str, torch.Tensor]]:
-    model = tiny_llama()
+def plain_gradients(
+    rows: Sequence[Rendered], config: LoraConfig | None, **changes: int
+) -> tuple[float, dict[str, torch.Tensor]]:
+    model = tiny_llama(**changes)
     if config is not None:
         torch.manual_seed(1)
         model = get_peft_model(model, config, adapter_name="one")

@@ -172,6 +172,9 @@ class Speed(Section, Generic[A]):
     (`pip install 'residency[hopper]'`); the same result up to rounding."""
     fp8: bool = False
     """Hold the frozen base in FP8 (needs the fused passes). Changes the numbers a little, so never automatic."""
+    first_last_layers_bf16: Annotated[int, Field(ge=0)] = 0
+    """With `fp8`, so many of the first layers and of the last stay in bf16: gradients nearer to the base's own, at the
+    speed and memory of bf16 in these layers."""
     recompute_layers: Annotated[int, Field(ge=0)] | A = AUTO
     """Layers whose activations are computed again in the backward pass instead of kept: less memory, more time, the
     same result. `auto` takes as many as memory asks for."""

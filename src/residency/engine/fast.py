@@ -28,7 +28,10 @@ class FastPath:
         layers = range(model.config.num_hidden_layers)
         again = frozenset(layers[: speed.layers_formed_again])
         host = HostMemory(model.device) if speed.offload else None
-        self.decoder = FusedDecoder(model, fp8=speed.fp8, kernels=bool(speed.kernels), again=again, host=host)
+        fp8 = frozenset(layers[speed.first_last_layers_bf16 : len(layers) - speed.first_last_layers_bf16])
+        self.decoder = FusedDecoder(
+            model, fp8=fp8 if speed.fp8 else frozenset(), kernels=bool(speed.kernels), again=again, host=host
+        )
         self.device: torch.device = model.device
         self.graphs = Graphs() if speed.graphs else None
         self._trained: dict[str, tuple[torch.optim.AdamW, Vectors]] = {}

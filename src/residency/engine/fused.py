@@ -194,7 +194,7 @@ class FusedDecoder:
         self,
         model: Any,
         *,
-        fp8: bool = False,
+        fp8: frozenset[int] = frozenset(),
         kernels: bool = False,
         again: frozenset[int] = frozenset(),
         host: HostMemory | None = None,
@@ -202,7 +202,10 @@ class FusedDecoder:
         self.embedding, self.rotary, self.norm = model.model.embed_tokens, model.model.rotary_emb, model.model.norm
         self.head: torch.Tensor = model.lm_head.weight.detach()
         workspace = Workspace()
-        self.layers = [FusedLayer(layer, workspace, fp8=fp8, kernels=kernels) for layer in model.model.layers]
+        self.layers = [
+            FusedLayer(layer, workspace, fp8=number in fp8, kernels=kernels)
+            for number, layer in enumerate(model.model.layers)
+        ]
         self.products = [p for layer in self.layers for p in (layer.qkv, layer.o, layer.gate_up, layer.down)]
         self.again, self.host = again, host
         self.adapters = Adapters(self.products, [], {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,6 +32,8 @@ class Speed:
     """In fused passes, the attention and the products of installed packages (`hopper`)."""
     fp8: bool = False
     """The frozen weights in FP8. It changes the numbers a little, so nobody but the user decides for it."""
+    first_last_layers_bf16: int = 0
+    """So many of the first layers and of the last keep their weights as they are."""
     shared: bool | None = None
     """Several adapters in one pass over the base. On a CPU that saves nothing, and one after another each is computed
     as it would be alone, to the bit."""
@@ -54,7 +56,9 @@ def choose(wanted: Speed, model: Any, *, plain_lora: bool, autocast: bool) -> tu
         else "this card has no FP8 units" if model.device.type == "cuda" and not has_fp8_units()
         else None
     )  # fmt: skip
-    fp8, reasons["fp8"] = objection is None, objection or "asked for"
+    ends = wanted.first_last_layers_bf16
+    kept = f"; the first and the last {ends} layers stay in bf16" if ends else ""
+    fp8, reasons["fp8"] = objection is None, objection or f"asked for{kept}"
     graphs = _graphs(wanted, model, fused, reasons)
     kernels = _kernels(wanted, model, fused, graphs, reasons)
     if wanted.offload:
@@ -64,7 +68,8 @@ def choose(wanted: Speed, model: Any, *, plain_lora: bool, autocast: bool) -> tu
     if fused:
         reasons["share_prefix"] = "fused passes compute every row whole"
     shared = model.device.type != "cpu" if wanted.shared is None else wanted.shared
-    return Speed(fused, graphs, kernels, fp8, shared, wanted.layers_formed_again, wanted.offload, compiled), reasons
+    decided = replace(wanted, fused=fused, graphs=graphs, kernels=kernels, fp8=fp8, shared=shared, compile=compiled)
+    return decided, reasons
 
 
 def _fused(wanted: Speed, model: Any, plain_lora: bool, autocast: bool, reasons: dict[str, str]) -> bool:

@@ -32,6 +32,8 @@ class Passes:
     """Of weights and activations: 4 or 2."""
     fused: bool = False
     fp8: bool = False
+    bf16_ends: int = 0
+    """With FP8, so many layers at either end keep their weights as they are."""
     layers_again: int = 0
     """So many layers keep their input alone and are formed again in the backward pass."""
     offload: bool = False
@@ -70,7 +72,8 @@ def fixed_bytes(facts: ModelFacts, adapter: Lora[Any] | Full | Peft, passes: Pas
     elif isinstance(adapter, Qlora):
         base = int(NF4_BYTES * linear) + element * (facts.parameters - linear + workspace)
     elif passes.fp8:
-        base = linear + element * (facts.parameters - linear) + workspace
+        rounded = linear * max(0, facts.layers - 2 * passes.bf16_ends) // facts.layers
+        base = rounded + element * (facts.parameters - rounded) + workspace
     else:
         base = element * facts.parameters
     stacks = stack_elements(facts, rank_of(adapter)) if passes.fused else 0

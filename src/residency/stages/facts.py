@@ -94,7 +94,13 @@ def passes_of(config: Run[Any], hf_config: PreTrainedConfig, facts: ModelFacts, 
     offload = speed.offload is True
     graphs = fused and facts.parameters <= LARGEST_GRAPH_PARAMETERS and not offload
     return Passes(
-        bytes_per_element, fused=fused, fp8=fused and speed.fp8, layers_again=again, offload=offload, graphs=graphs
+        bytes_per_element,
+        fused=fused,
+        fp8=fused and speed.fp8,
+        bf16_ends=speed.first_last_layers_bf16,
+        layers_again=again,
+        offload=offload,
+        graphs=graphs,
     )
 
 

@@ -110,6 +110,7 @@ def engine_settings(resolved: ResolvedConfig, autocast: torch.dtype | None) -> d
             fused=None if resolved.speed.fused else False,
             kernels=None if resolved.speed.kernels else False,
             fp8=resolved.speed.fp8,
+            first_last_layers_bf16=resolved.speed.first_last_layers_bf16,
             layers_formed_again=resolved.speed.recompute_layers,
             offload=resolved.speed.offload,
             compile=resolved.speed.compile,

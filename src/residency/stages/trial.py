@@ -48,9 +48,13 @@ class StepTime:
     """The device waits for the host, which issues a step more slowly than the device works."""
 
 
-def step_time(engine_of: Callable[[int], tuple[Engine, str]], depth: int, batch: Sequence[Rendered]) -> StepTime:
-    """Of one optimizer step over `batch` with `depth` layers; `engine_of(layers)` builds what is timed."""
-    depths = DEPTHS if depth > DEPTHS[1] else (depth,)
+def step_time(
+    engine_of: Callable[[int], tuple[Engine, str]], depth: int, batch: Sequence[Rendered], ends: int = 0
+) -> StepTime:
+    """Of one optimizer step over `batch` with `depth` layers, `ends` of which are not like the others;
+    `engine_of(layers)` builds what is timed."""
+    few_and_more = tuple(ends + layers for layers in DEPTHS)
+    depths = few_and_more if depth > few_and_more[1] else (depth,)
     engines = [engine_of(layers) for layers in depths]
     turns = _timed_in_turns(engines, batch)
     few, more = turns[:, 0], turns[:, -1]
@@ -63,7 +67,8 @@ def measure(resolved: ResolvedConfig, hf_config: Any, batch: Sequence[Rendered])
     """`step_time` of this run; None where not even a shallow model of its shape fits into memory."""
     text = hf_config.get_text_config()
     try:
-        return step_time(lambda layers: _engine(resolved, hf_config, layers), text.num_hidden_layers, batch)
+        ends = 2 * resolved.speed.first_last_layers_bf16 if resolved.speed.fp8 else 0
+        return step_time(lambda layers: _engine(resolved, hf_config, layers), text.num_hidden_layers, batch, ends)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

@@ -122,6 +122,18 @@ def test_memory_of_full_lora_and_qlora() -> None:
     assert fixed_bytes(facts, Peft(type="IA3"), Passes(2))["weights"] > 2 * n
 
 
+def test_layers_that_stay_in_bf16_are_counted_as_such() -> None:
+    facts = model_facts(FAMILIES[0])
+    linear = sum(inputs * outputs for inputs, outputs in facts.linear_shapes)
+    rounded, *kept = (
+        fixed_bytes(facts, Lora(rank=4), Passes(2, fused=True, fp8=True, bf16_ends=ends))["weights"]
+        for ends in range(facts.layers // 2 + 2)
+    )
+    assert [more - rounded for more in kept] == [
+        min(2 * ends, facts.layers) * linear // facts.layers for ends in range(1, len(kept) + 1)
+    ]
+
+
 def run_estimate(**changes: Any) -> Any:
     settings: dict[str, Any] = {
         "micro_batch_tokens": 1000, "trained_share": 0.25, "total_tokens": 1_000_000, "row_length": 100.0,
