@@ -1,7 +1,14 @@
-"""Five small tasks that need nothing but Python: rows of chat messages, the same for the same seed."""
+"""Seven small tasks that need nothing but Python: rows of chat messages, the same for the same seed.
+
+`comments` and `signatures` joined the five before any run on them, because two of the five (`home`, `tickets`) are
+learnt wholly, down to what a run differs from itself by. The two were taken by what they are: what people fine-tune
+for; real text from this Python whose answers nobody can wholly foresee, so that a good deal of the loss (well above
+0.05 nats) must stay; as many rows as the others have, of like lengths. They replace none.
+"""
 
 from __future__ import annotations
 
+import ast
 import datetime
 import importlib
 import inspect
@@ -9,7 +16,8 @@ import json
 import random
 import re
 import tempfile
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Iterator
 from pydoc_data.topics import topics as pydoc_topics
 from typing import Any
 
@@ -92,6 +100,44 @@ def manual(draw: random.Random) -> list[tuple[str, str]]:
     return pairs
 
 
+def comments(draw: random.Random) -> list[tuple[str, str]]:
+    """The comment above some lines of the standard library."""
+    block = re.compile(r"(?m)^((?P<indent> *)# .*\n(?:(?P=indent)# .*\n)*)((?:(?P=indent) *[^#\s].*\n){1,3})")
+    found: dict[str, str] = {}
+    for source in sources():
+        for match in block.finditer(source):
+            comment = " ".join(line.strip(" #") for line in match[1].splitlines())
+            code = textwrap.dedent(match[3]).rstrip()
+            if 20 <= len(comment) <= 160 and 20 <= len(code) <= 200 and comment[0].isalpha():
+                found[code] = comment
+    pairs = sorted(found.items())
+    draw.shuffle(pairs)
+    return pairs
+
+
+def signatures(draw: random.Random) -> list[tuple[str, str]]:
+    """A function of the standard library, its name and arguments, from what it does."""
+    found: dict[str, str] = {}
+    for source in sources():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
+                first = (ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " ").strip()
+                signature = f"{node.name}({ast.unparse(node.args)})"
+                if 20 <= len(first) <= 160 and len(signature) <= 120:
+                    found[first] = signature
+    pairs = sorted(found.items())
+    draw.shuffle(pairs)
+    return pairs
+
+
+def sources() -> Iterator[str]:
+    for name in MODULES.split():
+        try:
+            yield inspect.getsource(importlib.import_module(name))
+        except (OSError, TypeError):  # in C
+            continue
+
+
 def many(one: Callable[[random.Random], tuple[str, str]]) -> Callable[[random.Random, int], list[tuple[str, str]]]:
     def rows(draw: random.Random, count: int) -> list[tuple[str, str]]:
         found: dict[str, str] = {}
@@ -109,6 +155,8 @@ TASKS: dict[str, Callable[[random.Random, int], list[tuple[str, str]]]] = {
     "dates": many(dates),
     "docstrings": lambda draw, count: docstrings(draw)[:count],
     "manual": lambda draw, count: manual(draw)[:count],
+    "comments": lambda draw, count: comments(draw)[:count],
+    "signatures": lambda draw, count: signatures(draw)[:count],
 }
 
 
