@@ -223,16 +223,16 @@ def check_fp8_on_real_weights() -> None:
         print("    the starter model is not there: not checked")
         return
     rows = rendered("docstrings", 0, 24, renderer_for(load_tokenizer(Model(id=str(folder)))))
-    for ends, rounded, limit in ((0, False, 0.95), (4, False, 0.96), (0, True, 0.97)):
+    for ends, rounded, loss_limit, limit in ((0, False, 5e-2, 0.95), (4, False, 8e-2, 0.96), (0, True, 5e-2, 0.97)):
         model, reference = (load_model(Model(id=str(folder)), dtype=dtype, device=torch.device("cuda")) for dtype in
                             (torch.bfloat16, torch.float32))  # fmt: skip
         if rounded:
             round_to_e4m3(reference)
-        compare(model, reference, replace(FP8, first_last_layers_bf16=ends), rows, 5e-2, limit)
+        compare(model, reference, replace(FP8, first_last_layers_bf16=ends), rows, loss_limit, limit)
 
 
 def check_fp8_learns_what_bf16_learns() -> None:
-    """A 1B shape with random weights, LoRA at 1e-3 on the same rows: the loss falls alike."""
+    """A 1B shape with random weights, LoRA at 3e-4 on the same rows: the loss falls alike."""
     curves = []
     for speed in (Speed(), Speed(fp8=True)):
         engine, [name] = engine_with_adapters(random_model("llama32-1b"), 1, speed)
@@ -241,13 +241,13 @@ def check_fp8_learns_what_bf16_learns() -> None:
         del engine
     (first, bf16), (_, fp8) = curves
     print(f"    {first:.4f} to {bf16:.4f} in bf16, {fp8:.4f} in FP8")
-    assert bf16 < first - 1, "nothing was learned"
+    assert bf16 < first - 0.5, "nothing was learned"
     need("loss in FP8", abs(fp8 / bf16 - 1), 1e-2)
 
 
 def one_step(engine: Engine, name: str, rows: list[Rendered]) -> float:
     loss = engine.forward_backward({name: rows})[name]
-    engine.step({name: StepSettings(1e-3)})
+    engine.step({name: StepSettings(3e-4)})
     return float(loss.mean)
 
 

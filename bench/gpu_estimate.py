@@ -11,12 +11,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from transformers import LlamaConfig, Qwen3Config
+from transformers import LlamaConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
-from gpu_models import SHAPES
+from gpu_models import FAMILIES, SHAPES
 
 from residency.config.model import Full, Lora, Qlora
+from residency.engine.fused import unfit
 from residency.engine.speed import LARGEST_GRAPH_PARAMETERS
 from residency.models.facts import model_facts
 from residency.models.memory import Passes, fixed_bytes, kept_bytes_per_token, working_bytes
@@ -26,10 +27,11 @@ def predicted_gib(row: str, tokens: int) -> float:
     name, mix, precision, _, *more = row.split(":")
     options = dict(part.split("=") for part in more if "=" in part)
     changes = {"num_hidden_layers": int(options["layers"])} if "layers" in options else {}
-    family = Qwen3Config if "qwen3" in name else LlamaConfig
-    facts = model_facts(family(max_position_embeddings=131072, **(SHAPES[name] | changes)))
+    family = next((config for part, config in FAMILIES.items() if part in name), LlamaConfig)
+    config = family(max_position_embeddings=131072, **(SHAPES[name] | changes))
+    facts = model_facts(config)
     adapter: Any = Full() if "full" in options else Qlora(rank=16) if precision == "nf4" else Lora(rank=16)
-    fused = "full" not in options and options.get("fused") != "off"
+    fused = "full" not in options and options.get("fused") != "off" and unfit(config) is None
     passes = Passes(
         2,
         fused=fused,
