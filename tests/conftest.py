@@ -20,6 +20,14 @@ from residency.models.starter import fetch_starter, starter_path
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """A run sets the number of threads; other tests keep theirs."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What tests remember of tiny models goes into no user's cache; the starter model is fetched there and stays."""

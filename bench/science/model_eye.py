@@ -3,7 +3,7 @@
     python bench/science/model_eye.py rows.jsonl [more.jsonl ...] [--rows 200] [--swapped 0.2] [--model smollm2-135m]
 
 Without files it reads the documentation of installed packages (`docstrings.py`). In each corpus a share of the answers
-change places with each other; the ranking is by `following_ratios`. The facts (`facts.py`) are ranked by the gap to the
+change places with each other; the ranking is by `doubts`. The facts (`facts.py`) are ranked by the gap to the
 model's own answer. AUROC is the chance that a wrong row stands before a right one, with a 95 % bootstrap interval.
 Writes bench/results/model_eye.json.
 """
@@ -27,11 +27,13 @@ from facts import facts
 from scipy.stats import rankdata
 
 from residency.config.model import Model
+from residency.data.audit.subjects import answer_fits
+from residency.data.audit.table import table_of
 from residency.data.messages import Example, Origin
 from residency.data.render import Renderer, renderer_for
 from residency.data.validate import load_examples
 from residency.engine.engine import Engine
-from residency.evals.model_eye import ask, following_ratios
+from residency.evals.model_eye import ask, doubts, following_ratios
 from residency.models.load import load_model, load_tokenizer
 
 RESULTS = Path(__file__).parents[1] / "results" / "model_eye.json"
@@ -73,9 +75,11 @@ def swapped(engine: Engine, renderer: Renderer, rows: Sequence[Example], options
     random.Random(options.seed).shuffle(short)
     chosen, wrong = swap_answers(short[: options.rows], options.swapped)
     began = time.monotonic()
-    ratios = following_ratios(engine, renderer, chosen)
+    ratios, fits = following_ratios(engine, renderer, chosen), answer_fits(table_of(chosen))
     seconds = (time.monotonic() - began) / len(chosen)
-    return auroc(ratios, wrong) | {
+    return auroc(doubts(ratios, fits), wrong) | {
+        "by_the_model_alone": area(ratios, wrong),
+        "by_word_vectors_alone": area(-fits, wrong),
         "median_right": float(np.median(ratios[~wrong])),
         "median_wrong": float(np.median(ratios[wrong])),
         "seconds_per_row": seconds,

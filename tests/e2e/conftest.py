@@ -6,14 +6,12 @@ import io
 import json
 import shutil
 import sys
-from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from residency.cli import main
 from tests.e2e.tiny import make_model_folder, rows, write_rows
@@ -41,14 +39,6 @@ def residency(*arguments: str | Path, stdin: bytes = b"") -> Outcome:
     finally:
         sys.stdin = before
     return Outcome(exit_code, stdout.getvalue(), stderr.getvalue())
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """A run sets the number of threads; other tests keep theirs."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from residency.data.audit.findings import Finding, count
-from residency.data.audit.table import text_of
+from residency.data.audit.misfits import standardised
+from residency.data.audit.subjects import answer_fits
+from residency.data.audit.table import table_of, text_of
 from residency.data.audit.words import words_of
 from residency.data.messages import Example, Message, Rendered
 from residency.data.render import Renderer, renderer_for
@@ -56,17 +58,21 @@ def look(
 ) -> list[Finding]:
     """All findings of the model's eye, on at most `most` rows drawn by `seed`; `most` None looks at all."""
     rows = [example for example in examples if example.text is None]
-    if most is not None and len(rows) > most:
-        chosen = np.random.default_rng(seed).choice(len(rows), most, replace=False)
-        rows = [rows[i] for i in np.sort(chosen)]
     if not rows:
         return []
-    return [*check_following(engine, renderer, rows), *check_knowledge(engine, renderer, rows, seed)]
+    fits = answer_fits(table_of(rows), seed)
+    if most is not None and len(rows) > most:
+        chosen = np.sort(np.random.default_rng(seed).choice(len(rows), most, replace=False))
+        rows, fits = [rows[i] for i in chosen], fits[chosen]
+    return [*check_following(engine, renderer, rows, fits), *check_knowledge(engine, renderer, rows, seed)]
 
 
-def check_following(engine: Engine, renderer: Renderer, examples: Sequence[Example]) -> list[Finding]:
+def check_following(
+    engine: Engine, renderer: Renderer, examples: Sequence[Example], fits: NDArray[np.float64]
+) -> list[Finding]:
+    """`fits`: how well each answer fits by word vectors (`answer_fits`)."""
     ratios = following_ratios(engine, renderer, examples)
-    order = np.argsort(-ratios, kind="stable")
+    order = np.argsort(-doubts(ratios, fits), kind="stable")
     queue = [int(i) for i in order if ratios[i] >= DOES_NOT_FOLLOW]
     if not queue:
         return []
@@ -77,6 +83,12 @@ def check_following(engine: Engine, renderer: Renderer, examples: Sequence[Examp
         [examples[i].origin for i in queue],
         {"looked_at": len(examples), "ratios": [round(float(ratios[i]), 3) for i in queue]},
     )]  # fmt: skip
+
+
+def doubts(ratios: NDArray[np.float64], fits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Shape (rows,): how much speaks against each answer, by the model and by word vectors in equal parts. Where
+    answers are short talk neither tells enough alone."""
+    return -standardised(-ratios) - standardised(fits)
 
 
 def following_ratios(engine: Engine, renderer: Renderer, examples: Sequence[Example]) -> NDArray[np.float64]:

@@ -18,6 +18,7 @@ from residency.evals.model_eye import (
     belief,
     check_following,
     check_knowledge,
+    doubts,
     factual,
     following_ratios,
     last_answers,
@@ -76,9 +77,15 @@ def test_answers_that_do_not_follow_stand_first(engine: Engine, renderer: Render
     asked[3], asked[7] = answered(asked[3], "sky"), answered(asked[7], "fire")
     ratios = following_ratios(engine, renderer, asked)
     assert set(np.argsort(-ratios)[:2].tolist()) == {3, 7}
-    (found,) = check_following(engine, renderer, asked)
+    (found,) = check_following(engine, renderer, asked, np.zeros(12))
     assert {str(origin) for origin in found.rows[:2]} == {"train.jsonl:4", "train.jsonl:8"}
     assert found.data["ratios"] == sorted(found.data["ratios"], reverse=True)
+
+
+def test_word_vectors_have_a_say_in_the_order() -> None:
+    """The model finds the last two alike; one has nothing of its question either."""
+    ratios, fits = np.array([0.3, 0.4, 0.5, 0.95, 0.95]), np.array([0.0, 0.2, -0.2, 0.2, -3.0])
+    assert np.argsort(-doubts(ratios, fits)).tolist()[:2] == [4, 3]
 
 
 def test_the_ratio_is_that_of_plain_log_likelihoods(engine: Engine, renderer: Renderer) -> None:

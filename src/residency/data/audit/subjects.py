@@ -11,7 +11,7 @@ from residency.data.audit.clusters import check_topics, find_topics, subjects
 from residency.data.audit.coverage import check_coverage
 from residency.data.audit.embeddings import Vectors, embedder_installed, load_embedder
 from residency.data.audit.findings import Finding
-from residency.data.audit.misfits import check_fit
+from residency.data.audit.misfits import check_fit, fit_scores
 from residency.data.audit.neighbours import nearest_rows
 from residency.data.audit.table import Table
 
@@ -66,6 +66,14 @@ def check_subjects(train: Table, found: Subjects | None, test: Table | None = No
         asked, rows = embedder.embed(subjects(test)), range(len(table))
         findings += check_coverage(found.prompts, asked, table.origins(rows), test.origins(range(len(test))))
     return findings
+
+
+def answer_fits(train: Table, seed: int = 0) -> NDArray[np.float64]:
+    """Shape (rows,): the `fit_scores` of all rows; 0, which is usual, for those that are not looked at."""
+    fits, found = np.zeros(len(train)), read_subjects(train, seed)
+    if found is not None:
+        fits[found.rows] = fit_scores(found.prompts, load_embedder().embed(found.table.answers), found.nearest)
+    return fits
 
 
 def part_of(table: Table, rows: NDArray[np.int64]) -> Table:
