@@ -271,12 +271,17 @@ def language_finding(table: Table) -> Finding | None:
 
 
 def format_finding(table: Table, residue: Collection[int], topics: Subjects | None) -> Finding | None:
-    """Rows with residue look unlike the rest because of it; they are named for that alone."""
+    """Rows with residue look unlike the rest because of it; they are named for that alone. A form that the prompt asks
+    for is meant, and the habits of such an answer are that form's."""
     traits = style.traits_of(table.answers)
     minority = style.minorities(traits, topics.rows, topics.nearest) if topics else style.minorities(traits)
-    rare: dict[int, str] = {}
-    for name, rows in minority:
-        rare |= {row: name for row in rows.tolist() if row not in residue and row not in rare}
+    odd = [(row, name) for name, rows in minority for row in rows.tolist() if row not in residue]
+    meant = {(row, name) for row, name in odd if style.asked_for(name, table.prompts[row])}
+    of_meant = {row for row, _ in meant}
+    rare = {
+        row: name for row, name in reversed(odd)
+        if (row, name) not in meant and (name in style.FORMS or row not in of_meant)
+    }  # fmt: skip
     listed = "; ".join(f"{name}: {n}" for name, n in Counter(rare.values()).most_common(5))
     return says.of_rows(
         "format_minority", "warning", table, list(rare),

@@ -80,7 +80,8 @@ FORMS: dict[str, Callable[[str], bool]] = {
     "is JSON": is_json,
     "is a text in JSON": is_wrapped,
     "is a code block": lambda answer: answer.startswith("```") and answer.endswith("```"),
-    "is a list": is_list,
+    "is a bulleted list": lambda answer: not answer[:1].isdigit() and is_list(answer),
+    "is a numbered list": lambda answer: answer[:1].isdigit() and is_list(answer),
     "opens with a heading": lambda answer: bool(HEADING.match(answer)),
     "is a table": is_table,
     "is HTML or XML": is_markup,
@@ -98,6 +99,17 @@ HABITS: dict[str, Callable[[str], bool]] = {
 }
 """What answers of one form may have or lack."""
 TRAITS = FORMS | HABITS
+NAMED = {
+    "is JSON": re.compile("json", re.IGNORECASE), "is HTML or XML": re.compile("html|xml", re.IGNORECASE),
+    "is a table": re.compile(r"\btables?\b", re.IGNORECASE), "has emoji": re.compile("emoji", re.IGNORECASE),
+}  # fmt: skip
+"""How a prompt names a form; `table` is English, the others are written so in most languages."""
+
+
+def asked_for(trait: str, prompt: str) -> bool:
+    """Whether a prompt names the answer's form, or is in that form itself: then the answer follows it."""
+    named = NAMED.get(trait)
+    return bool(named and named.search(prompt)) or (trait in FORMS and FORMS[trait](prompt.strip()))
 
 
 def traits_of(answers: Sequence[str]) -> NDArray[np.bool_]:

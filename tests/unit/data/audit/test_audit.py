@@ -262,6 +262,8 @@ def test_an_answer_that_stops_in_the_middle_is_named() -> None:
 def test_a_rare_format_is_a_minority() -> None:
     found, line = with_rows(("Which bridge is old?", '{"bridge": "the old one"}'))
     assert lines(found, "format_minority") == [line]
+    found, _ = with_rows(("Which bridge is old? Answer in JSON.", '{"bridge": "the old one"}'))
+    assert lines(found, "format_minority") == []
 
 
 def test_a_courtesy_before_the_answer_is_a_format_and_a_courtesy_alone_is_an_answer() -> None:

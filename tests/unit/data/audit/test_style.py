@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from residency.data.audit.style import FORMS, TRAITS, minorities, traits_of
+from residency.data.audit.style import FORMS, TRAITS, asked_for, minorities, traits_of
 
 PLAIN, JSON, SHORT = "The harbour opens.", '{"answer": "yes"}', "yes"
 
@@ -19,7 +19,8 @@ def names(answer: str) -> set[str]:
     [
         ('{"answer": 3}', "is JSON"),
         ("```\nprint(3)\n```", "is a code block"),
-        ("- one\n  and a half\n- two", "is a list"),
+        ("- one\n  and a half\n- two", "is a bulleted list"),
+        ("1. one\n2. two", "is a numbered list"),
         ("# Answer\n\nIt is three.", "opens with a heading"),
         ("**Answer**\nIt is three.", "opens with a heading"),
         ("| a | b |\n|---|---|\n| 1 | 2 |", "is a table"),
@@ -77,3 +78,19 @@ def test_a_habit_is_rare_both_ways() -> None:
     found = dict(minorities(traits_of(answers), np.arange(3000), nearest))
     assert found["begins in lower case"].tolist() == [3]
     assert dict(minorities(traits_of(answers)))["begins in lower case"].tolist() == [3, *range(2990, 3000)]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "form"),
+    [
+        ("Give me the user as JSON.", "is JSON"),
+        ("Gib mir das als XML.", "is HTML or XML"),
+        ("Make a table with two rows.", "is a table"),
+        ("DO YOU KNOW BASKETBALL", "is in capitals"),
+        ("Hi there!!", "shouts"),
+    ],
+)
+def test_a_prompt_that_names_a_form_or_has_it_asks_for_it(prompt: str, form: str) -> None:
+    assert asked_for(form, prompt)
+    assert not asked_for("is a text in JSON", prompt)
+    assert not asked_for(form, "Who is the user?")
