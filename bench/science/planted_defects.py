@@ -1,11 +1,13 @@
 """Counts what `residency check` finds of defects planted into a clean file, and what it finds besides.
 
-    python bench/science/planted_defects.py clean.jsonl [more.jsonl ...] [--rows 10000] [--seed 0] [--show leaks ...]
+    python bench/science/planted_defects.py file.jsonl [more.jsonl ...] [--rows 10000] [--seed 0] [--clean]
+                                            [--show leaks ...]
 
 Rows that resemble each other are taken out first (exact Jaccard similarity of 0.4), then 100 defects of each kind are
 planted. Everything a check names that was not planted for it counts against its precision, natural defects included;
 `natural` are those of them that it names in the file without planted defects as well. What a check says in a note of
 its own, as a manual's example or a question with many answers, is no defect that it names; `noted` counts those rows.
+With `--clean` it is all done once more on the rows that are clean to begin with, see clean.py.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from clean import clean_rows
 from plant import Planted, Row, plant, without_similar
 
 from residency.data.audit.audit import audit
@@ -35,13 +38,17 @@ FLOORS = {
 NOTES = {"secrets": "example_secrets", "contradictions": "varied_answers"}
 
 
-def read(files: list[Path], number: int, seed: int) -> list[Row]:
-    rows = [
+def read(files: list[Path]) -> list[Row]:
+    return [
         ("\n".join(message["content"] or "" for message in example.prompt), example.reference)
         for file in files for example in load_examples(str(file)).examples
     ]  # fmt: skip
-    random.Random(seed).shuffle(rows)
-    return without_similar(rows)[:number]
+
+
+def unlike(rows: list[Row], number: int, seed: int) -> list[Row]:
+    shuffled = list(rows)
+    random.Random(seed).shuffle(shuffled)
+    return without_similar(shuffled)[:number]
 
 
 def table_of_rows(rows: list[Row], file: str) -> Table:
@@ -106,6 +113,12 @@ def named_in_clean(planted: Planted) -> dict[str, set[int]]:
     return {finding.check: {places[origin.line] for origin in finding.rows} for finding in found.findings}
 
 
+def show(result: dict[str, Any]) -> None:
+    for check, figures in result["checks"].items():
+        print(f"{check:18} {'ok ' if figures['reached'] else 'NO '} {figures}")
+    print({key: value for key, value in result.items() if key != "checks"})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path)
@@ -115,12 +128,21 @@ def main() -> None:
     parser.add_argument("--name", help="writes the result into bench/results/planted-NAME.json")
     parser.add_argument("--show", nargs="+", default=(), choices=FLOORS, metavar="CHECK",
                         help="print what these checks missed and what they named besides")  # fmt: skip
+    parser.add_argument("--clean", action="store_true", help="measure the clean rows of the files as well")
     options = parser.parse_args()
-    clean = read(options.files, options.rows, options.seed)
-    result = measure(plant(clean, options.each, options.seed), options.show)
-    for check, figures in result["checks"].items():
-        print(f"{check:18} {'ok ' if figures['reached'] else 'NO '} {figures}")
-    print({key: value for key, value in result.items() if key != "checks"})
+
+    def planted_in(rows: list[Row]) -> dict[str, Any]:
+        planted = plant(unlike(rows, options.rows, options.seed), options.each, options.seed)
+        result = measure(planted, options.show)
+        show(result)
+        return result
+
+    rows = read(options.files)
+    result = planted_in(rows)
+    if options.clean:
+        rows, left_out = clean_rows(rows)
+        print(f"clean: {len(rows)} rows, left out {left_out}")
+        result["clean"] = {"left_out": left_out, **planted_in(rows)}
     if options.name:
         RESULTS.mkdir(exist_ok=True)
         record = json.dumps(
