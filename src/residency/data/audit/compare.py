@@ -176,10 +176,22 @@ def equal_bags(prompts: Words, answers: Words, table: Table) -> NDArray[np.int64
     """In a row of a few words one that has moved changes most of the runs, which similar_pairs goes by."""
     first: dict[int, int] = {}
     bags = np.empty(len(prompts), dtype=np.int64)
-    for row, system in enumerate(table.systems):
-        asked, said = (tuple(sorted({*part.row(row)})) for part in (prompts, answers))
+    sides = zip(bags_of(prompts), bags_of(answers), strict=True)
+    for row, ((asked, said), system) in enumerate(zip(sides, table.systems, strict=True)):
         bags[row] = first.setdefault(hash((asked, said, system)), row) if asked and said else row
     return bags
+
+
+def bags_of(words: Words) -> Iterator[bytes]:
+    """By row its words in the order of their ids, each once."""
+    for first, last in words.chunks():
+        part = words.part(first, last)
+        size = int(part.ids.max(initial=0)) + 1
+        codes = distinct(np.repeat(np.arange(len(part)), part.counts) * size + part.ids)
+        ids = (codes % size).astype(np.int32)
+        starts = np.searchsorted(codes, np.arange(len(part) + 1) * size)
+        for row in range(len(part)):
+            yield ids[starts[row] : starts[row + 1]].tobytes()
 
 
 def near_clusters(compared: Compared) -> NDArray[np.int64]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,11 @@ COURTESY = (
 """English words that make no other question of a question. Other languages go without such a list."""
 OPENING = re.compile(rf"\W*(?:{COURTESY})+", re.IGNORECASE)
 CLOSING = re.compile(rf"\W+(?:{COURTESY})+\Z", re.IGNORECASE)
+LETTERS = re.compile(r"\w+")
+LAST_COURTEOUS = re.compile(
+    r"please|kindly|hi|hey|hello|morning|day|evening|thanks|you|ok|okay|well|so|me|know|question|is", re.IGNORECASE
+)
+"""The last word of any text that CLOSING finds; most texts end with another."""
 LONGEST_COURTESY = 100
 CONTRACTED: dict[tuple[str, ...], tuple[str, ...]] = {
     **{(word, "s"): (word, "is") for word in ("what", "who", "where", "when", "how", "it", "that", "there", "here")},
@@ -81,13 +86,19 @@ def read_questions(texts: Sequence[str], systems: Sequence[str], prompts: Words,
         for short, whole in CONTRACTED.items() if {*short, *whole} <= ids.keys()
     }  # fmt: skip
     opening = (courtesies(OPENING.match(text, 0, LONGEST_COURTESY)) for text in texts)
-    closing = (courtesies(CLOSING.search(text, max(0, len(text) - LONGEST_COURTESY))) for text in texts)
+    closing = (courtesies(closing_courtesy(text)) for text in texts)
     return Questions(
         systems, prompts, vocabulary.words(), row_frequency(prompts, len(vocabulary)),
         frozenset(ids[word] for word in ARTICLES if word in ids),
         np.fromiter(opening, np.int32, len(texts)), np.fromiter(closing, np.int32, len(texts)),
         contracted, frozenset(short[-1] for short in contracted),
     )  # fmt: skip
+
+
+def closing_courtesy(text: str) -> re.Match[str] | None:
+    tail = max(0, len(text) - LONGEST_COURTESY)
+    last = LETTERS.findall(text, tail)[-1:]
+    return CLOSING.search(text, tail) if last and LAST_COURTEOUS.fullmatch(last[0]) else None
 
 
 def courtesies(found: re.Match[str] | None) -> int:
@@ -118,9 +129,31 @@ def equal_questions(questions: Questions) -> NDArray[np.int64]:
     """By row, the first row with the same question and system text."""
     first: dict[int, int] = {}
     keys = np.empty(len(questions.prompts), dtype=np.int64)
-    for row, system in enumerate(questions.systems):
-        keys[row] = first.setdefault(hash((tuple(asking(questions, row)), system)), row)
+    for row, (asked, system) in enumerate(zip(all_asking(questions), questions.systems, strict=True)):
+        keys[row] = first.setdefault(hash((asked, system)), row)
     return keys
+
+
+def all_asking(questions: Questions) -> Iterator[bytes]:
+    """What `asking` gives for each prompt, as bytes. Where nothing is contracted, articles and courtesies are taken out
+    of many prompts at once."""
+    prompts, opening, closing = questions.prompts, questions.opening, questions.closing
+    articles, contracting = (np.array(sorted(ids), np.int32) for ids in (questions.articles, questions.contracting))
+    for first, last in prompts.chunks():
+        part = prompts.part(first, last)
+        row = np.repeat(np.arange(len(part)), part.counts)
+        place = np.arange(len(part.ids)) - part.starts[row]
+        telling = (place >= opening[first:last][row]) & (place < (part.counts - closing[first:last])[row])
+        telling &= ~np.isin(part.ids, articles)
+        counts = np.bincount(row[telling], minlength=len(part))
+        plain = counts >= FEWEST_TELLING
+        plain[row[np.isin(part.ids, contracting)]] = False
+        ids, starts = part.ids[telling], np.concatenate([[0], np.cumsum(counts)])
+        for number in range(len(part)):
+            if plain[number]:
+                yield ids[starts[number] : starts[number + 1]].tobytes()
+            else:
+                yield np.array(asking(questions, first + number), np.int32).tobytes()
 
 
 def may_ask_same(questions: Questions, pairs: NDArray[np.int64], different: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -22,11 +22,14 @@ IN_PROMPT = re.compile(rf"{ANYWHERE}|\A\s*{SPEAKER}:[ \t]|\n(?:Assistant|AI|Bot)
 IN_ANSWER = re.compile(
     rf"{ANYWHERE}|\A\s*(?:Assistant|AI|Bot):[ \t]|^(?:Human|User|Assistant):(?=[ \t]|$)", re.MULTILINE
 )
-HINTS = (
-    "<|", "<\uff5c", "_of_turn>", "bos>", "eos>", "pad>", "unk>", "INST]", "SYS>>", "BOS]", "EOS]", "PAD]", "CLS]",
-    "SEP]", "<s>", "</s>", "##", "{{", "Human:", "Assistant:", "User:", "AI:", "Bot:", "System:",
-)  # fmt: skip
-"""Most texts have none of these, and are passed over."""
+HINTS = {
+    "<": ("<|", "<\uff5c", "_of_turn>", "<s>", "</s>", "bos>", "eos>", "pad>", "unk>", "SYS>>"),
+    "]": ("INST]", "BOS]", "EOS]", "PAD]", "CLS]", "SEP]"),
+    "#": ("##",),
+    "{": ("{{",),
+    ":": ("Human:", "Assistant:", "User:", "AI:", "Bot:", "System:"),
+}
+"""By a character that they hold. Most texts have none of these, and are passed over."""
 NEXT_TURN = re.compile(r"\n(?:Human|User):|\n#{2,3} ?(?:Instruction|Human|User)\s*:")
 """Where an answer runs on into the next question; nothing behind it belongs to the answer."""
 
@@ -38,7 +41,7 @@ def find_residue(text: str, *, answer: bool) -> list[str]:
 
 def matches(text: str, *, answer: bool) -> list[re.Match[str]]:
     """A template puts tokens around a text. Where none stands at its beginning or end, one about tokens shows some."""
-    if not any(hint in text for hint in HINTS):
+    if not any(mark in text and any(hint in text for hint in hints) for mark, hints in HINTS.items()):
         return []
     found = list((IN_ANSWER if answer else IN_PROMPT).finditer(text))
     tokens = [match for match in found if TOKEN.fullmatch(match[0])]

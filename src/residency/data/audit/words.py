@@ -87,6 +87,10 @@ class Words:
         for first in range(0, len(self), CHUNK_ROWS):
             yield first, min(first + CHUNK_ROWS, len(self))
 
+    def blocks(self, rows: int) -> Iterator[Words]:
+        for first in range(0, len(self), rows):
+            yield self.part(first, min(first + rows, len(self)))
+
 
 def read_words(texts: Iterable[str], vocabulary: Vocabulary) -> Words:
     ids, starts = array("i"), array("q", [0])

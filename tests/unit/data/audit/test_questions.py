@@ -7,7 +7,16 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from residency.data.audit.questions import is_misspelling, may_ask_same, read_questions, same_question
+from residency.data.audit.questions import (
+    CLOSING,
+    asking,
+    closing_courtesy,
+    equal_questions,
+    is_misspelling,
+    may_ask_same,
+    read_questions,
+    same_question,
+)
 from residency.data.audit.words import Vocabulary, read_words, shared_words
 
 
@@ -41,6 +50,26 @@ ASKED = [
     "",
     "the the the",
 ]
+
+
+def test_many_prompts_at_once_are_told_apart_as_one_by_one() -> None:
+    vocabulary = Vocabulary()
+    texts = [*ASKED, "", "the", "Thanks!", *ASKED[::-1]]
+    prompts = read_words(texts, vocabulary)
+    questions = read_questions(texts, ["", "Be brief."] * (len(texts) // 2) + [""], prompts, vocabulary)
+    asked = [(asking(questions, row), questions.systems[row]) for row in range(len(texts))]
+    assert equal_questions(questions).tolist() == [asked.index(one) for one in asked]
+
+
+@pytest.mark.parametrize("end", [
+    "please", "kindly", "hi", "hey", "hello", "good morning", "good day!", "good evening", "thanks", "Thank you.", "ok",
+    "okay", "well", "so...", "tell me", "explain to me", "I want to know", "i'd like to know", "I have a question",
+    "my question is:", "could you please tell me", "can you show", "KINDLY, thank\tyou --", "to me", "pleased", "",
+])  # fmt: skip
+def test_a_courtesy_at_the_end_is_found_by_its_last_word_first(end: str) -> None:
+    text = f"When does the harbour open, {end}"
+    found = CLOSING.search(text)
+    assert (found and found[0]) == ((match := closing_courtesy(text)) and match[0])
 
 
 def test_words_shared_by_pairs_of_rows_are_counted_once_each() -> None:

@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 
-from residency.data.audit.similar import NUM_HASHES, SHINGLE_WORDS, signatures, similar_pairs
+from residency.data.audit.similar import NUM_HASHES, ROWS_HASHED, SHINGLE_WORDS, signatures, similar_pairs
 from residency.data.audit.words import Vocabulary, Words, read_words
 
 
@@ -34,6 +34,14 @@ def test_likeness_is_estimated_without_bias_and_no_alike_pair_is_missed() -> Non
         errors.append(found.likeness[0] - exact)
     assert abs(np.mean(errors)) < 3 * 0.5 / np.sqrt(NUM_HASHES * len(errors))
     assert np.abs(errors).max() < 4 * 0.5 / np.sqrt(NUM_HASHES)
+
+
+def test_a_row_has_the_same_signature_wherever_it_stands() -> None:
+    chance = random.Random(0)
+    texts = [" ".join(f"w{chance.randrange(50)}" for _ in range(number % 7)) for number in range(3 * ROWS_HASHED)]
+    words = read(texts)
+    each = np.concatenate([signatures([words.part(row, row + 1)], 1) for row in range(len(words))])
+    assert np.array_equal(signatures([words], len(words)), each)
 
 
 def test_other_rows_and_rows_without_words_are_similar_to_nothing() -> None:
