@@ -4,6 +4,7 @@ audit.py        all checks in order: the page to read first
 table.py        the rows as columns, which every check reads
 findings.py     what a check says
 words.py        texts as numbers
+alone.py        what each row shows by itself, looked at in a second process (beside.py) while rows are compared
 schema.py       stage 0: what one row shows by itself
 residue.py      stage 0: what templates left in the text
 similar.py      stage 1: similar rows in linear time (MinHash)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from residency.data.audit import findings as says
 from residency.data.audit import schema, style
+from residency.data.audit.alone import Alone, language_sample, looked_at
 from residency.data.audit.answers import answer_findings, repeated_questions
 from residency.data.audit.compare import Compared, compare_rows, leaks, near_clusters, split_groups
 from residency.data.audit.excerpts import excerpts
 from residency.data.audit.findings import SEVERITIES, Finding
 from residency.data.audit.private import private_findings
-from residency.data.audit.residue import find_residue
 from residency.data.audit.score import points_lost, score
 from residency.data.audit.similar import Pairs
 from residency.data.audit.subjects import Subjects, check_subjects, read_subjects
@@ -37,8 +37,6 @@ from residency.errors import DataError
 from residency.progress import track
 
 VERSION = 2
-LANGUAGE_SAMPLE = 20_000
-FEWEST_FOR_LANGUAGE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +79,7 @@ def audit(train: Table, test: Table | None = None) -> Audit:
     """Checks training rows, and whether the test's rows stand among them."""
     number = len(train)
     both = joined_tables(train, test) if test else train
-    steps = 11
-    with track("Checking the rows", steps) as advance:
+    with track("Checking the rows", 9) as advance, looked_at(train) as look:
 
         def step(value: Any) -> Any:
             advance()
@@ -92,17 +89,17 @@ def audit(train: Table, test: Table | None = None) -> Audit:
         clusters = step(near_clusters(compared))
         answers = step(repeated_questions(compared))
         leaked = step(leaks(compared) if test else np.zeros((0, 2), dtype=np.int64))
-        residue = step(residue_by_row(train))
+        alone, languages = step(look())
         topics = step(read_subjects(train))
         found: list[Finding | None] = [
             *duplicate_findings(train, compared, clusters),
             *answer_findings(train, answers),
             leak_finding(both, leaked, number),
-            *step(private_findings(train)),
-            residue_finding(train, residue),
+            *private_findings(train, alone.private),
+            residue_finding(train, alone.residue),
             *step(schema_findings(train, compared)),
-            step(language_finding(train)),
-            format_finding(train, residue, topics),
+            language_finding(train, languages),
+            format_finding(train, alone, topics),
             *step(style_findings(train, compared)),
             *step(check_subjects(train, topics, test)),
         ]
@@ -174,15 +171,6 @@ def leak_finding(table: Table, pairs: Pairs, number: int) -> Finding | None:
     )  # fmt: skip
 
 
-def residue_by_row(table: Table) -> dict[int, str]:
-    pieces: dict[int, str] = {}
-    for row in range(len(table)):
-        found = find_residue(table.prompts[row], answer=False) + find_residue(table.answers[row], answer=True)
-        if found:
-            pieces[row] = found[0]
-    return pieces
-
-
 def residue_finding(table: Table, pieces: dict[int, str]) -> Finding | None:
     common = ", ".join(f"{piece!r}" for piece, _ in Counter(pieces.values()).most_common(3))
     return says.of_rows(
@@ -249,12 +237,9 @@ def system_finding(table: Table) -> Finding | None:
     )  # fmt: skip
 
 
-def language_finding(table: Table) -> Finding | None:
-    if len(table) < FEWEST_FOR_LANGUAGE:
-        return None
-    step = max(1, len(table) // LANGUAGE_SAMPLE)
-    rows = range(0, len(table), step)
-    found = schema.languages([table.answers[row] for row in rows])
+def language_finding(table: Table, found: Sequence[str]) -> Finding | None:
+    """`found` are the languages of the answers of `language_sample`."""
+    rows = language_sample(len(table))
     counts = Counter(code for code in found if code)
     if len(counts) < 2:
         return None
@@ -263,17 +248,17 @@ def language_finding(table: Table) -> Finding | None:
         usual = ""
     other = [row for row, code in zip(rows, found, strict=True) if usual and code and code != usual]
     listed = ", ".join(f"{code} {n / counts.total():.1%}" for code, n in counts.most_common(5))
-    sampled = f" (every {step}th row was looked at)" if step > 1 else ""
+    sampled = f" (every {rows.step}th row was looked at)" if rows.step > 1 else ""
     return says.of_rows(
         "languages", "note", table, other, f"Answers in several languages: {listed}{sampled}. Not in the usual one: "
         "{rows}. Leave out those that are not wanted.", always=True, costs=False,
     )  # fmt: skip
 
 
-def format_finding(table: Table, residue: Collection[int], topics: Subjects | None) -> Finding | None:
+def format_finding(table: Table, alone: Alone, topics: Subjects | None) -> Finding | None:
     """Rows with residue look unlike the rest because of it; they are named for that alone. A form that the prompt asks
     for is meant, and the habits of such an answer are that form's."""
-    traits = style.traits_of(table.answers)
+    traits, residue = alone.traits, alone.residue
     minority = style.minorities(traits, topics.rows, topics.nearest) if topics else style.minorities(traits)
     odd = [(row, name) for name, rows in minority for row in rows.tolist() if row not in residue]
     meant = {(row, name) for row, name in odd if style.asked_for(name, table.prompts[row])}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from typing import NamedTuple
@@ -217,21 +217,22 @@ def is_phone(match: re.Match[str]) -> bool:
 NUMBERS = ((IBAN, "iban", is_iban), (CARD, "card", is_card), (US_SSN, "ssn", is_ssn), (PHONE, "phone", is_phone))
 
 
-def private_findings(table: Table) -> list[Finding | None]:
-    kinds: dict[int, set[str]] = {}
-    secrets: dict[int, set[str]] = {}
-    shown: set[str] = set()
-    for row, texts in enumerate(zip(table.systems, table.prompts, table.answers, strict=True)):
-        for text in filter(None, texts):
-            for one in find_private(text):
-                if one.kind != "secret":
-                    kinds.setdefault(row, set()).add(one.kind)
-                    continue
-                value = text[one.start : one.end]
-                secrets.setdefault(row, set()).add(value)
-                if one.is_example:
-                    shown.add(value)
-    counted = Counter(kind for found in kinds.values() for kind in found)
+class PrivateValue(NamedTuple):
+    kind: str
+    text: str
+    is_example: bool
+
+
+def private_values(text: str) -> list[PrivateValue]:
+    return [PrivateValue(one.kind, text[one.start : one.end], one.is_example) for one in find_private(text)]
+
+
+def private_findings(table: Table, found: Mapping[int, Sequence[PrivateValue]]) -> list[Finding | None]:
+    """`found` has the rows with private values, in order."""
+    secrets = {row: texts for row, values in found.items() if (texts := {v.text for v in values if v.kind == "secret"})}
+    kinds = {row: named for row, values in found.items() if (named := {v.kind for v in values} - {"secret"})}
+    shown = {value.text for values in found.values() for value in values if value.kind == "secret" and value.is_example}
+    counted = Counter(kind for named in kinds.values() for kind in named)
     return [
         says.of_rows(
             "secrets", "warning", table, [row for row, values in secrets.items() if values - shown],

@@ -74,6 +74,8 @@ def languages(texts: Sequence[str]) -> list[str]:
     """The language of each text (ISO 639-1) by its first characters, or nothing where it is short or unsure."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
+    if not texts:
+        return []
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     found = []
     for text in texts:
