@@ -118,7 +118,9 @@ def spelt_out(questions: Questions, ids: list[int]) -> list[int]:
         return ids
     found: list[int] = []
     for word in ids:
-        if found and (whole := questions.contracted.get((found[-1], word))):
+        if word not in questions.contracting:
+            found.append(word)
+        elif found and (whole := questions.contracted.get((found[-1], word))):
             found[-1:] = whole
         else:
             found += questions.contracted.get((word,), (word,))
