@@ -39,14 +39,16 @@ def looked_at(table: Table) -> Iterator[Callable[[], tuple[Alone, list[str]]]]:
     """Begins to look at the rows beside the caller. Yields the function that gives what they show, and the languages of
     the answers of `language_sample`."""
     sample = [table.answers[row][: schema.LANGUAGE_CHARACTERS] for row in language_sample(len(table))]
+    # Languages first: their model takes half a second to read, and the other process is to do it.
+    samples: list[Task] = [(schema.languages, sample[i : i + MOST_ROWS]) for i in range(0, len(sample), MOST_ROWS)]
     parts = list(parts_of(table))
-    # Languages first, and at once: their model takes half a second to read, and one process will read it.
-    tasks: list[Task] = [(schema.languages, sample), *((look_at, texts_of(table, part)) for part in parts)]
-    with beside(tasks, worth_it=len(table) >= FEWEST_SHARED) as results:
+    with beside([*samples, *((look_at, texts_of(table, part)) for part in parts)],
+                worth_it=len(table) >= FEWEST_SHARED) as results:  # fmt: skip
 
         def joined() -> tuple[Alone, list[str]]:
-            languages, *each = results()
-            return join(parts, each), languages
+            found = results()
+            languages = [code for part in found[: len(samples)] for code in part]
+            return join(parts, found[len(samples) :]), languages
 
         yield joined
 

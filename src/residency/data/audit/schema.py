@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,16 +74,19 @@ def without_end_mark(answers: Sequence[str]) -> tuple[str, list[int]] | None:
 
 def languages(texts: Sequence[str]) -> list[str]:
     """The language of each text (ISO 639-1) by its first characters, or nothing where it is short or unsure."""
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    if not texts:
-        return []
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     found = []
     for text in texts:
         code = ""
         if len(text) >= LANGUAGE_AT_LEAST:
-            name, sure = identifier.classify(text[:LANGUAGE_CHARACTERS])
+            name, sure = language_model().classify(text[:LANGUAGE_CHARACTERS])
             code = name if sure >= LANGUAGE_SURE else ""
         found.append(code)
     return found
+
+
+@cache
+def language_model() -> Any:
+    """Takes half a second and 0.1 GB to read."""
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
