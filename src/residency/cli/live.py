@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -24,6 +24,9 @@ from residency.records import Event
 
 SPARKS = "▁▂▃▄▅▆▇█"
 WIDTH = 32
+NARROWEST = 8
+BESIDE_THE_CURVE = 72
+"""Columns that the names, the numbers and a word on how it ended take."""
 REFRESHES_PER_SECOND = 2
 MOST_ROWS = 12
 BEST = "the best so far"
@@ -38,6 +41,8 @@ class Curve:
     read_bytes: int = 0
     losses: list[float] = field(default_factory=list)
     held_out: list[float] = field(default_factory=list)
+    forgetting: float | None = None
+    """Nats per token from the base on general prompts, when it was last measured."""
     step: int = 0
     tokens_per_second: float = 0.0
 
@@ -55,7 +60,9 @@ class Curve:
     def note(self, metric: dict[str, Any]) -> None:
         if metric["split"] == "eval":
             self.held_out.append(metric["loss"])
-        elif metric["split"] == "train":  # the other lines are divergences from the base
+        elif metric["split"] == "anchors":
+            self.forgetting = metric["loss"]
+        elif metric["split"] == "train":  # the other lines are the replay's
             self.step = metric["step"]
             self.losses.append(metric["loss"])
             self.tokens_per_second = metric.get("tokens_per_second") or 0.0
@@ -115,25 +122,37 @@ class View:
                         ended = json.loads(trial.read_bytes())
                         self.ended[name] = ended.get("why") or ended["state"]
 
-    def __rich__(self) -> RenderableType:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Where a terminal is narrow, the curves are short and how it ended is cut off; the numbers never are."""
         self.refresh()
         shown = {name: curve for name, curve in self.curves.items() if curve.losses}
         going = {name: curve for name, curve in shown.items() if name not in self.ended}
         rest = {name: curve for name, curve in shown.items() if name in self.ended}
         rows = [*going.items(), *list(rest.items())[-max(0, MOST_ROWS - len(going)) :]]
         if not rows:
-            return Text(state_of_memory(), style="dim")
+            yield Text(self.state(), style="dim")
+            return
+        width = max(NARROWEST, min(WIDTH, options.max_width - BESIDE_THE_CURVE))
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-        for column in ("", "loss", "now", "held out", "step", "tokens/s", ""):
-            number = column in ("now", "held out", "step", "tokens/s")
-            table.add_column(column, justify="right" if number else "left", no_wrap=True)
+        for column in ("", "loss"):
+            table.add_column(column, no_wrap=True)
+        for column in ("now", "held out", "step", "tokens/s"):
+            table.add_column(column, no_wrap=True, justify="right")
+        table.add_column()  # the only one that gives way
         for name, curve in rows:
             over, lowest = name in self.ended, min(curve.held_out, default=self.compared.get(name))
             held_out = "" if lowest is None else f"{lowest:.3f}"
             speed = "" if over else f"{curve.tokens_per_second:,.0f}"
-            table.add_row(self.label(name), sparkline(curve.losses), f"{curve.losses[-1]:.3f}", held_out,
-                          str(curve.step), speed, self.ended.get(name, ""), style="dim" if over else "")  # fmt: skip
-        return Group(table, Text(state_of_memory(), style="dim"))
+            ended = Text(self.ended.get(name, ""), no_wrap=True, overflow="ellipsis")
+            table.add_row(self.label(name), sparkline(curve.losses, width), f"{curve.losses[-1]:.3f}", held_out,
+                          str(curve.step), speed, ended, style="dim" if over else "")  # fmt: skip
+        yield table
+        yield Text(self.state(), style="dim")
+
+    def state(self) -> str:
+        """Memory, and what training has made the model forget so far."""
+        forgetting = self.curves["."].forgetting if "." in self.curves else None
+        return state_of_memory() + ("" if forgetting is None else f", forgetting {forgetting:.3f} nats per token")
 
     def label(self, name: str) -> str:
         number = re.search(r"\d+$", name)

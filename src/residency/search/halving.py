@@ -196,7 +196,7 @@ def save(search: Search, checkpoints: Checkpoints) -> None:
 
 
 def train_until(search: Search, step: int, checkpoints: Checkpoints) -> None:
-    said = f"{len(search.arms)} learning rates up to step {step} of {search.total}"
+    said = f"{len(search.arms)} rates to step {step} of {search.total}"
     with stop_requests() as stop_requested, track(said, step) as advance:
         advance(search.step)
         taken: Taken | None = None

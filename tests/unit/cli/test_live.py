@@ -18,8 +18,8 @@ def measured(folder: Path, step: int, loss: float, split: str = "train") -> None
     RunFolder(folder).append("metrics.jsonl", Metric.model_validate(metric | {"tokens_per_second": 1234.0}))
 
 
-def drawn(view: View) -> str:
-    console = Console(width=140, record=True, file=StringIO())
+def drawn(view: View, width: int = 140) -> str:
+    console = Console(width=width, record=True, file=StringIO())
     console.print(view)
     return console.export_text()
 
@@ -65,6 +65,38 @@ def test_candidates_are_shown_by_their_rate_and_with_why_they_were_given_up(tmp_
     assert "1,234" in text
     view.hear(Event(kind="search", message="", data={"learning_rate": 2e-4}))
     assert "chosen" in drawn(view)
+
+
+def test_in_a_narrow_terminal_the_curves_are_short_and_every_number_is_whole(tmp_path: Path) -> None:
+    view = View(tmp_path)
+    for step in range(1, 41):
+        measured(tmp_path / "search" / "candidate-1", step, 50.0 - step)
+    view.hear(Event(kind="range_probe", message="", data={"rates": [0.00022]}))
+    view.hear(Event(kind="search_cut", message="", data={"kept": ["candidate-2"], "losses": {"candidate-1": 11.2345}}))
+    wide, narrow = drawn(view).splitlines(), drawn(view, 80).splitlines()
+    assert narrow[1].split() == [
+        "rate",
+        "0.00022",
+        "█▇▆▅▄▃▂▁",
+        "10.000",
+        "11.235",
+        "40",
+        "given",
+        "up:",
+        "held-out",
+        "lo…",
+    ]
+    assert len(wide[1].split()[2]) == 32
+    assert wide[1].rstrip().endswith("given up: held-out loss 11.2345")
+    assert all(len(line) <= 80 for line in narrow)
+
+
+def test_what_training_has_made_the_model_forget_stands_beside_the_memory(tmp_path: Path) -> None:
+    view = View(tmp_path)
+    measured(tmp_path, 1, 3.0)
+    assert "forgetting" not in drawn(view)
+    measured(tmp_path, 1, 0.0123, "anchors")
+    assert drawn(view).splitlines()[-1].endswith("forgetting 0.012 nats per token")
 
 
 def test_a_search_that_goes_on_shows_who_is_left(tmp_path: Path) -> None:
