@@ -84,6 +84,19 @@ def test_a_sweep_that_was_killed_tries_the_interrupted_values_again(
     assert sorted(values) == [(4, 1e-3), (4, 1e-2), (8, 1e-3), (8, 1e-2)]
 
 
+def test_a_sweep_that_goes_on_takes_the_precision_of_the_trials_before(folder: Path, tmp_path: Path) -> None:
+    """A busy machine measures otherwise from one call to the next, and losses in two precisions do not compare."""
+    asked = {"fields": {"adapter.rank": [2, 4]}, "trials": 1}
+    swept = sweep_file(folder, tmp_path, **asked)
+    run_sweep(load_sweep(swept), tmp_path / "out")
+    sweep_file(folder, tmp_path, **asked | {"trials": 2})
+    run = json.loads((tmp_path / "run.yaml").read_text())
+    (tmp_path / "run.yaml").write_text(json.dumps(run | {"speed": {"precision": "bf16", "threads": 1}}))
+    run_sweep(load_sweep(swept), tmp_path / "out")
+    speeds = [json.loads(file.read_bytes())["config"]["speed"] for file in tmp_path.glob("out/trials/*/resolved.json")]
+    assert [speed["precision"] for speed in speeds] == ["fp32", "fp32"]
+
+
 def test_a_folder_holds_one_sweep(swept: Path, folder: Path, tmp_path: Path) -> None:
     other = sweep_file(folder, tmp_path, fields={"adapter.rank": [2]})
     with pytest.raises(RunError, match="another sweep"):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +42,8 @@ class Running:
     folder: RunFolder
     study: Any
     precision: dict[str, Any]
-    """What the first trial's measurement of this machine decided; the same for all, so that they can share a base."""
+    """What the first trial's measurement of this machine decided; the same for all, so that they can share a base and
+    be compared."""
 
 
 def run_sweep(sweep: Sweep, folder: Path, listener: Callable[[Event], None] | None = None) -> SweepRecord:
@@ -53,13 +54,25 @@ def run_sweep(sweep: Sweep, folder: Path, listener: Callable[[Event], None] | No
     optuna = import_optuna()
     run = RunFolder(folder, listener)
     refuse_another_sweep(sweep, run)
-    running = Running(sweep, run, open_study(optuna, sweep, run), {})
+    running = Running(sweep, run, open_study(optuna, sweep, run), precision_before(run))
     recover(optuna, running)
     while (left := remaining(optuna, running)) > 0:
         asked = [running.study.ask(distributions(optuna, sweep)) for _ in range(min(left, sweep.side_by_side))]
         work_on(optuna, running, asked)
         write_results(optuna, running)
     return write_results(optuna, running)
+
+
+def precision_before(run: RunFolder) -> dict[str, Any]:
+    """Of a trial that ended in a call before; measured again, a busy machine may decide otherwise."""
+    for ended in run.path.glob("trials/*/trial.json"):
+        speed = json.loads((ended.parent / "resolved.json").read_bytes())["config"]["speed"]
+        return precision_of(speed)
+    return {}
+
+
+def precision_of(speed: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"speed.{name}": speed[name] for name in ("precision", "threads")}
 
 
 def import_optuna() -> Any:
@@ -221,8 +234,7 @@ def prepared_trial(running: Running, number: int, values: dict[str, Any], record
     prepared = prepare(config, record)
     record.listener = None
     if not running.precision:
-        speed = prepared.resolved.speed
-        running.precision = {"speed.precision": speed.precision, "speed.threads": speed.threads}
+        running.precision = precision_of(prepared.resolved.speed.model_dump())
         if prepared.resolved.retention.replay:
             running.folder.say("no_replay", "trials are trained on their rows alone: the base's answers are replayed "
                                "when a run file such as best.yaml is trained")  # fmt: skip
@@ -267,7 +279,8 @@ def write_results(optuna: Any, running: Running) -> SweepRecord:
     running.folder.write("sweep.json", record)
     if best is not None:
         config = run_of(running.sweep, best.values)
-        chosen = config.model_dump(mode="json", exclude_defaults=True)
+        chosen = {name: section for name, section in config.model_dump(mode="json", exclude_defaults=True).items()
+                  if section != {}}  # fmt: skip
         durable.write_text(running.folder / "best.yaml", yaml.safe_dump(chosen, sort_keys=False))
     write_sweep_report(running.folder, record)
     return record
