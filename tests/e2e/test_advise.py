@@ -33,6 +33,7 @@ def test_a_task_becomes_a_page_and_a_run_that_trains(task: Path) -> None:
         "What was measured",
         "What would change this advice",
         "residency train advice/colors/run",
+        "adapter.kind=auto",
     ):
         assert part in outcome.stdout
     assert "zero-shot: 0% of 20 development rows right" in outcome.stderr
@@ -106,3 +107,14 @@ def test_what_cannot_be_advised_on_is_named(task: Path, tiny_model: Path) -> Non
     assert (unknown.exit_code, "did you mean target" in unknown.stderr) == (2, True)
     nobody = residency("advise", "task.yaml", "--model-name", "x")
     assert (nobody.exit_code, "add --model-url" in nobody.stderr) == (2, True)
+    ahead = residency("advise", "task.yaml", "--times", "4")
+    assert (ahead.exit_code, "add --pilots" in ahead.stderr) == (2, True)
+    nothing = residency("advise", "nothing.yaml")
+    assert (nothing.exit_code, "an existing task file, such as task.yaml" in nothing.stderr) == (2, True)
+
+
+def test_a_forecast_too_far_ahead_is_refused_before_anything_is_measured(task: Path) -> None:
+    for times in ("5", "1"):
+        outcome = residency("advise", "task.yaml", "--pilots", "--times", times)
+        assert (outcome.exit_code, "more than 1 and at most 4 times" in outcome.stderr) == (2, True)
+    assert not Path("advice").exists()

@@ -124,7 +124,9 @@ def _run(proposal: Proposal | None, choice: Choice) -> str:
         return f"{said}; {proposal.basis}."
     return (
         f"{said}, {proposal.steps} steps, about {duration(proposal.seconds)} of training here and "
-        f"{memory(proposal.memory_bytes)} of memory; measuring and answering not counted. ({proposal.basis})"
+        f"{memory(proposal.memory_bytes)} of memory; measuring and answering not counted. ({proposal.basis})\n\n"
+        f"It trains LoRA. `residency estimate {proposal.run_file} --set adapter.kind=auto` weighs that against all "
+        "weights and QLoRA, by memory and rows, and gives the reason; `residency train` takes the same words."
     )
 
 

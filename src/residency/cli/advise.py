@@ -49,7 +49,10 @@ def advise(
     pilots: Annotated[
         bool, typer.Option("--pilots", help="Also train nested subsets, and say what more rows would bring.")
     ] = False,
-    times: Annotated[float, typer.Option("--times", help="With --pilots: how many times the rows to look ahead.")] = 2,
+    times: Annotated[
+        float | None,
+        typer.Option("--times", help="With --pilots: how many times the rows to look ahead (2; 4 at most)."),
+    ] = None,
     overrides: Overrides = None,
     folder: Annotated[Path, typer.Option("--folder", help="Where advice is kept, one folder for each task.")] = ADVICE,
     as_json: AsJson = False,
@@ -62,15 +65,29 @@ def advise(
     if model_name and not model_url:
         raise ConfigError("--model-name: names a model at --model-url, and there is none", param="--model-name",
                           hint="add --model-url, or name the model with --model")  # fmt: skip
+    refuse_times(times, pilots)
     task = load_task(source, overrides or (), model)
     record = RunFolder(folder / task.name, listener(as_json))
     with durable.disk_errors(record.path):
         record.path.mkdir(parents=True, exist_ok=True)
     try:
         with sigterm_as_ctrl_c(), claim(record.path):
-            give(task, record, (model_url, model_name or task.model.id), pilots, times, as_json)
+            give(task, record, (model_url, model_name or task.model.id), pilots, times or 2.0, as_json)
     except KeyboardInterrupt:
         raise Interrupted("interrupted", hint="nothing is lost: the same command goes on") from None
+
+
+def refuse_times(times: float | None, pilots: bool) -> None:
+    """Before anything is measured: pilots take long."""
+    if times is None:
+        return
+    from residency.advisor.scaling import FURTHEST
+
+    if not pilots:
+        raise ConfigError("--times: is for --pilots", param="--times", hint="add --pilots, or leave --times out")
+    if not 1 < times <= FURTHEST:
+        raise ConfigError(f"--times {times:g}: the law is drawn to more than 1 and at most {FURTHEST:g} times the rows",
+                          param="--times", hint="for example --times 2")  # fmt: skip
 
 
 def give(

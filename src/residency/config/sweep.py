@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from residency.config.load import field_paths, load_run
+from residency.config.load import field_paths, merge, parse_run, place_paths
 from residency.config.model import RunConfig
 from residency.config.problems import describe
 from residency.config.section import Section
@@ -42,8 +41,8 @@ class Range(Section):
 class Sweep(Section):
     run: str
     """The run file that the sweep varies."""
-    fields: dict[str, list[Any] | Range] = Field(min_length=1)
-    """By dotted path: the values to choose from, or a range."""
+    fields: dict[str, Annotated[list[Any], Field(min_length=1)] | Range] = Field(min_length=1)
+    """By dotted path: the values to choose from, or a range; they stand as if in the run file."""
     trials: Annotated[int, Field(ge=1)] = 16
     """Settings to try."""
     sampler: Literal["tpe", "random", "grid"] = "tpe"
@@ -58,7 +57,7 @@ class Sweep(Section):
 
 def load_sweep(path: Path) -> Sweep:
     """Raises ConfigError with all problems of the file and of every value it lists."""
-    values = read_yaml(path)
+    values = read_yaml(path, "sweep")
     try:
         sweep = Sweep.model_validate(values)
     except ValidationError as error:
@@ -111,5 +110,11 @@ def _listed(choices: Any) -> Sequence[Any]:
 
 
 def run_of(sweep: Sweep, values: Mapping[str, Any]) -> RunConfig:
-    """The run file with these values set."""
-    return load_run(Path(sweep.run), [f"{path}={json.dumps(value)}" for path, value in values.items()])
+    """The run file with these values set; relative paths among them are meant from its folder, as the file's own."""
+    run = read_yaml(Path(sweep.run))
+    for path, value in values.items():
+        for key in reversed(path.split(".")):
+            value = {key: value}
+        merge(run, value)
+    place_paths(run, Path(sweep.run).parent)
+    return parse_run(run, source=sweep.run)

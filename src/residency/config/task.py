@@ -49,7 +49,7 @@ def load_task(source: str, overrides: Sequence[str] = (), model: str | None = No
     """
     path = Path(source)
     if path.suffix in YAML:
-        values: dict[str, Any] = read_yaml(path)
+        values: dict[str, Any] = read_yaml(path, "task")
         place(values, path.parent)
     else:
         values = {"name": _name(path.stem), "examples": source}

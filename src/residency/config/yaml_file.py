@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -50,17 +50,21 @@ for tag, pattern, first in (
     Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^({pattern})$"), first)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+NEEDED = {"run": "model.id and data.train", "sweep": "run and fields", "task": "examples"}
+"""What each kind of file cannot do without."""
+
+
+def read_yaml(path: Path, kind: Literal["run", "sweep", "task"] = "run") -> dict[str, Any]:
     """The file's top-level mapping. Raises ConfigError with line and column."""
     try:
         if path.is_dir():
-            raise ConfigError(f"{path} is a folder", hint="name the run file inside it", param=str(path))
+            raise ConfigError(f"{path} is a folder", hint=f"name the {kind} file inside it", param=str(path))
         if path.stat().st_size > LARGEST_BYTES:
-            raise ConfigError(f"{path} is too large for a run file", hint="is it the data file?", param=str(path))
+            raise ConfigError(f"{path} is too large for a {kind} file", hint="is it the data file?", param=str(path))
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(
-            f"there is no file {path}", hint="name an existing run file, such as run.yaml", param=str(path)
+            f"there is no file {path}", hint=f"name an existing {kind} file, such as {kind}.yaml", param=str(path)
         ) from None
     except UnicodeDecodeError as error:
         raise ConfigError(
@@ -70,11 +74,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read: {error.strerror}", param=str(path)) from None
     value = parse_yaml(text, str(path))
     if value is None:
-        raise ConfigError(f"{path} is empty", hint="it needs at least model.id and data.train", param=str(path))
+        raise ConfigError(f"{path} is empty", hint=f"it needs at least {NEEDED[kind]}", param=str(path))
     if not isinstance(value, dict):
-        kind = "a list" if isinstance(value, list) else "a single value"
-        hint = "write keys such as `model: {id: smollm2-135m}`"
-        raise ConfigError(f"{path} holds {kind} instead of keys", hint=hint, param=str(path))
+        found = "a list" if isinstance(value, list) else "a single value"
+        hint = f"write keys, at least {NEEDED[kind]}"
+        raise ConfigError(f"{path} holds {found} instead of keys", hint=hint, param=str(path))
     return value
 
 

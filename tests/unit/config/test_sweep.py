@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from residency.config.sweep import Range, load_sweep
+from residency.config.sweep import Range, load_sweep, run_of
 from residency.errors import ConfigError
 
 
@@ -30,6 +30,7 @@ def test_a_field_is_a_list_of_choices_or_a_range(tmp_path: Path) -> None:
     [
         ({"train.learning_rte": [1]}, "there is no train.learning_rte"),
         ({"adapter.rank": [8, "many"]}, "adapter.rank"),
+        ({"adapter.rank": []}, "adapter.rank"),
         ({"train.learning_rate": {"low": 1e-3, "high": 1e-4}}, "low must be less than high"),
         ({"train.learning_rate": ["search"]}, "a sweep tries learning rates itself"),
         ({"train.seed": [0, 1]}, "held out"),
@@ -56,3 +57,9 @@ def test_a_run_file_with_a_search_may_be_swept_over_learning_rates_and_over_noth
 def test_seeds_and_data_may_vary_where_the_held_out_rows_are_a_file(tmp_path: Path) -> None:
     (tmp_path / "eval.jsonl").write_text("")
     assert load_sweep(write(tmp_path, {"train.seed": [0, 1], "data.train": ["a", "b"]}, eval="eval.jsonl"))
+
+
+def test_paths_in_fields_are_meant_from_the_run_files_folder_as_its_own(tmp_path: Path) -> None:
+    (tmp_path / "eval.jsonl").write_text("")
+    sweep = load_sweep(write(tmp_path, {"data.train": ["half.jsonl", "all.jsonl"]}, eval="eval.jsonl"))
+    assert run_of(sweep, {"data.train": "half.jsonl"}).data.train == str(tmp_path / "half.jsonl")
