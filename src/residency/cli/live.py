@@ -102,7 +102,7 @@ class View:
         elif event.kind == "search":
             self.ended[self.candidate(data["learning_rate"])] = "chosen"
         elif event.kind == "trial":
-            self.ended[f"trials/{data['number']}"] = event.message.rpartition("): ")[2]
+            self.ended[f"trials/{data['number']}"] = data["why"] or data["state"]
         elif event.kind == "trial_again":
             self.ended[f"trials/{data['number']}"] = "interrupted"
 

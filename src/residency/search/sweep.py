@@ -265,7 +265,7 @@ def tell(optuna: Any, running: Running, trial: Trial) -> None:
     loss = "" if trial.best is None else f"held-out loss {trial.best:.4f}"
     outcome = ", ".join(part for part in (loss, trial.stopped) if part)
     running.folder.say("trial", f"trial {trial.number} ({shown}): {outcome}", level="warning" if failed else "info",
-                       number=trial.number, state=state, loss=trial.best)  # fmt: skip
+                       number=trial.number, state=state, loss=trial.best, why=trial.stopped)  # fmt: skip
 
 
 def write_results(optuna: Any, running: Running) -> SweepRecord:

@@ -137,6 +137,17 @@ def test_a_sweep_that_goes_on_shows_which_trials_ended_before(tmp_path: Path) ->
     assert "1,234" in lines["2"]
 
 
+def test_a_trial_that_ends_says_why_beside_its_held_out_loss(tmp_path: Path) -> None:
+    view = View(tmp_path)
+    for number in range(2):
+        measured(tmp_path / "trials" / str(number), 8, 2.0)
+        measured(tmp_path / "trials" / str(number), 8, 1.5, "eval")
+    view.hear(Event(kind="trial", message="", data={"number": 0, "state": "pruned", "why": "pruned at 20 %"}))
+    view.hear(Event(kind="trial", message="", data={"number": 1, "state": "finished", "why": None}))
+    lines = [" ".join(line.split()) for line in drawn(view, 80).splitlines() if line.startswith("trial")]
+    assert [line.partition("1.500 8 ")[2] for line in lines] == ["pruned at 20 %", "finished"]
+
+
 def test_where_nobody_watches_the_listener_is_the_one_given() -> None:
     heard: list[Event] = []
     assert not progress.enabled
