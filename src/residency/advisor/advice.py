@@ -88,7 +88,7 @@ def advise(task: Task, record: RunFolder, hosted: Hosted | None = None) -> Advic
     examples = load_task_examples(task)
     parts = split(examples, task.seed)
     graders, reason = graders_of(task, examples)
-    notebook, fits = open_notebook(task, examples, hosted, record / "answers.jsonl")
+    notebook, fits = open_notebook(task, examples, hosted, record)
     record.say("split", f"{len(parts.test)} rows are kept untouched for the test, the prompt is chosen on "
                f"{len(parts.dev)}, worked examples come from {len(parts.train)}")  # fmt: skip
     evidence = Probe(task, graders, parts, notebook, record.say, fits).run()
@@ -126,11 +126,14 @@ def graders_of(task: Task, examples: Sequence[Example]) -> tuple[list[Grader], s
     return graders, reason
 
 
-def open_notebook(task: Task, examples: Sequence[Example], hosted: Hosted | None, path: Path) -> tuple[Notebook, Fits]:
+def open_notebook(
+    task: Task, examples: Sequence[Example], hosted: Hosted | None, record: RunFolder
+) -> tuple[Notebook, Fits]:
+    path = record / "answers.jsonl"
     if hosted:
         longest = max(len(example.reference) for example in examples)
         most = _limit(task) or max(FEWEST_ENDPOINT_TOKENS, longest)  # a token has at least a character
-        ask = endpoint(hosted.url, hosted.model, most)
+        ask = endpoint(hosted.url, hosted.model, most, record.say)
         return Notebook(path, {"url": hosted.url, "model": hosted.model, "tokens": most}, ask), lambda question: True
     from residency.advisor.local import local_model
     from residency.data.render import renderer_for

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
@@ -15,6 +15,7 @@ from residency.errors import ConfigError, ModelError
 from residency.evals.run import Completion
 
 KEY_VARIABLE = "OPENAI_API_KEY"
+LIMIT, NEWER_LIMIT, TEMPERATURE = "max_tokens", "max_completion_tokens", "temperature"
 ATTEMPTS = 5
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 60.0
@@ -23,9 +24,12 @@ TIMEOUT = httpx.Timeout(120.0, connect=5.0)
 AGAIN = "what was answered is kept: the same command goes on from here"
 
 
-def endpoint(url: str, model: str, max_new_tokens: int) -> Ask:
+def endpoint(
+    url: str, model: str, max_new_tokens: int, say: Callable[[str, str], None] = lambda kind, sentence: None
+) -> Ask:
     """Asks `model` at `url`, several questions at a time; the key is read from OPENAI_API_KEY.
 
+    `say` hears where the model takes no temperature.
     Raises ConfigError for an address that cannot be one. What is returned raises ModelError where the endpoint cannot
     be reached, refuses, or still fails after several attempts.
     """
@@ -34,6 +38,7 @@ def endpoint(url: str, model: str, max_new_tokens: int) -> Ask:
                           hint="for example --model-url https://api.openai.com/v1")  # fmt: skip
     key = os.environ.get(KEY_VARIABLE)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
+    refused: set[str] = set()
 
     def ask(questions: Sequence[Question]) -> Iterator[tuple[int, Completion]]:
         with (
@@ -41,12 +46,14 @@ def endpoint(url: str, model: str, max_new_tokens: int) -> Ask:
             ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool,
         ):
             going = {
-                pool.submit(_complete, client, _body(question, model, max_new_tokens)): position
+                pool.submit(_complete, client, _body(question, model, max_new_tokens), refused): position
                 for position, question in enumerate(questions)
             }
             try:
                 for done in as_completed(going):
                     yield going[done], done.result()
+                if TEMPERATURE in refused:
+                    say("endpoint", f"{model} takes no temperature: it answers at its own, one try and each of eight")
             finally:  # after an error or Ctrl-C nothing more is sent
                 pool.shutdown(wait=False, cancel_futures=True)
 
@@ -55,8 +62,8 @@ def endpoint(url: str, model: str, max_new_tokens: int) -> Ask:
 
 def _body(question: Question, model: str, max_new_tokens: int) -> dict[str, Any]:
     body: dict[str, Any] = {
-        "model": model, "messages": read_messages(question.messages), "temperature": question.temperature,
-        "max_tokens": max_new_tokens,
+        "model": model, "messages": read_messages(question.messages), TEMPERATURE: question.temperature,
+        LIMIT: max_new_tokens,
     }  # fmt: skip
     if question.tools:
         body["tools"] = list(question.tools)
@@ -65,8 +72,8 @@ def _body(question: Question, model: str, max_new_tokens: int) -> dict[str, Any]
     return body
 
 
-def _complete(client: httpx.Client, body: dict[str, Any]) -> Completion:
-    response = _post(client, body)
+def _complete(client: httpx.Client, body: dict[str, Any], refused: set[str]) -> Completion:
+    response = _post(client, body, refused)
     try:
         found = response.json()
         choice = found["choices"][0]
@@ -80,11 +87,13 @@ def _complete(client: httpx.Client, body: dict[str, Any]) -> Completion:
         ) from None  # fmt: skip
 
 
-def _post(client: httpx.Client, body: dict[str, Any]) -> httpx.Response:
-    """Tries again, with longer and longer pauses, where that may help."""
+def _post(client: httpx.Client, body: dict[str, Any], refused: set[str]) -> httpx.Response:
+    """Tries again, with longer and longer pauses, where that may help. What the model does not take is left out, and
+    noted in `refused` for the questions after it."""
     problem, pause = "", 0.0
     for attempt in range(ATTEMPTS):
         time.sleep(min(pause, LONGEST_PAUSE_SECONDS))
+        _leave_out(body, refused)
         pause = FIRST_PAUSE_SECONDS * 2**attempt
         try:
             response = client.post("/chat/completions", json=body)
@@ -93,8 +102,8 @@ def _post(client: httpx.Client, body: dict[str, Any]) -> httpx.Response:
             continue
         if response.is_success:
             return response
-        if "max_completion_tokens" in response.text and "max_tokens" in body:  # newer OpenAI models want this name
-            body["max_completion_tokens"] = body.pop("max_tokens")
+        if field := _refused_field(response, body):
+            refused.add(field)
             continue
         problem = f"{client.base_url} answers HTTP {response.status_code}: {response.text[:300]}"
         if response.status_code not in (408, 409, 429) and response.status_code < 500:
@@ -103,6 +112,22 @@ def _post(client: httpx.Client, body: dict[str, Any]) -> httpx.Response:
         pause = _retry_after(response, pause)
     raise ModelError(f"{problem} ({ATTEMPTS} attempts)", code="endpoint_unreachable", param="--model-url",
                      hint=f"check --model-url; {AGAIN}")  # fmt: skip
+
+
+def _refused_field(response: httpx.Response, body: dict[str, Any]) -> str | None:
+    """Newer OpenAI models want another name for the limit, and those that reason answer at one temperature only."""
+    if LIMIT in body and NEWER_LIMIT in response.text:
+        return LIMIT
+    if TEMPERATURE in body and response.status_code == 400 and TEMPERATURE in response.text:
+        return TEMPERATURE
+    return None
+
+
+def _leave_out(body: dict[str, Any], refused: set[str]) -> None:
+    if LIMIT in refused and LIMIT in body:
+        body[NEWER_LIMIT] = body.pop(LIMIT)
+    if TEMPERATURE in refused:
+        body.pop(TEMPERATURE, None)
 
 
 def _retry_after(response: httpx.Response, pause: float) -> float:

@@ -170,7 +170,7 @@ def epochs(values: Values, facts: Facts) -> tuple[float, str]:
     size = values["train"]["batch_size"]
     needed = math.ceil(TARGET_STEPS * size / facts.num_rows)
     number = min(max(needed, 3 if facts.num_rows < SMALL_ROWS else 1), 10)
-    steps = number * math.ceil(facts.num_rows / size)
+    steps = math.ceil(number * facts.num_rows / size)
     why = f"{number} passes over {facts.num_rows} rows make {steps} steps of {size}"
     if number > needed:
         return float(number), f"{why}; fewer than {SMALL_ROWS} rows are seen 3 times at least."

@@ -20,6 +20,7 @@ from residency.engine.speed import Speed
 from residency.models.chat import fit_embeddings
 from residency.models.hub import is_hub_id
 from residency.models.load import load_model
+from residency.models.quiet import quiet_transformers
 from residency.models.starter import STARTER_ID
 from residency.records import RunFolder
 from residency.stages.facts import device
@@ -135,7 +136,8 @@ def save_result(engine: Engine, name: str, tokenizer: Any, resolved: ResolvedCon
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         if isinstance(resolved.adapter, Full):
-            engine.model.save_pretrained(aside)
+            with quiet_transformers():
+                engine.model.save_pretrained(aside)
         else:
             engine.save(name, aside, optimizer=False)
         tokenizer.save_pretrained(aside)

@@ -65,6 +65,18 @@ def test_newer_models_that_want_another_name_for_the_limit_get_it(endpoint: Endp
     assert endpoint.requests[-1]["max_completion_tokens"] == 64
 
 
+def test_a_model_that_takes_no_temperature_is_asked_without_and_that_is_said(endpoint: Endpoint) -> None:
+    no = "Unsupported value: 'temperature' does not support 0.0 with this model."
+    endpoint.reply = lambda body: (400, {"error": {"message": no}}) if "temperature" in body else echo(body)
+    said: list[str] = []
+    ask_it = hosted.endpoint(endpoint.url, "some-model", 64, lambda kind, sentence: said.append(sentence))
+    assert len(dict(ask_it(QUESTIONS))) == 20
+    assert said == ["some-model takes no temperature: it answers at its own, one try and each of eight"]
+    asked = len(endpoint.requests)
+    dict(ask_it(QUESTIONS))
+    assert len(endpoint.requests) - asked == 20  # it is not offered again
+
+
 @pytest.mark.parametrize(("status", "code"), [(401, "endpoint_refused"), (500, "endpoint_unreachable")])
 def test_an_endpoint_that_does_not_answer_is_one_clear_error(endpoint: Endpoint, status: int, code: str) -> None:
     endpoint.reply = lambda body: (status, {"error": "no"})

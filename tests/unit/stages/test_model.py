@@ -12,7 +12,7 @@ from residency.config.resolve import Facts, resolve
 from residency.engine.adapters import ADAPTER, peft_config
 from residency.engine.compiled import Compilation
 from residency.records import RunFolder
-from residency.stages.model import new_engine, say_compiled, say_speed
+from residency.stages.model import new_engine, save_result, say_compiled, say_speed
 from tests.conftest import tiny_llama
 
 FACTS = Facts(
@@ -42,6 +42,20 @@ def test_a_speed_up_that_is_not_used_says_why(speed: dict[str, bool], level: str
     [event] = run.events()
     assert (event.kind, event.level) == ("speed", level)
     assert said in event.message
+
+
+class NoTokenizer:
+    def save_pretrained(self, folder: Path) -> None:
+        pass
+
+
+def test_saving_all_weights_draws_no_bar_of_the_librarys(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    sections: dict[str, Any] = {"model": {"id": "m"}, "data": {"train": "t.jsonl"}, "adapter": {"kind": "full"}}
+    resolved, _ = resolve(parse_run(sections), FACTS)
+    engine = new_engine(tiny_llama(), resolved, None, RunFolder(tmp_path))
+    save_result(engine, "full", NoTokenizer(), resolved, RunFolder(tmp_path))
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+    assert "Writing" not in capfd.readouterr().err
 
 
 def test_what_became_of_compiled_layers_is_said(tmp_path: Path) -> None:
