@@ -65,9 +65,9 @@ def run_sweep(sweep: Sweep, folder: Path, listener: Callable[[Event], None] | No
 
 def precision_before(run: RunFolder) -> dict[str, Any]:
     """Of a trial that ended in a call before; measured again, a busy machine may decide otherwise."""
-    for ended in run.path.glob("trials/*/trial.json"):
-        speed = json.loads((ended.parent / "resolved.json").read_bytes())["config"]["speed"]
-        return precision_of(speed)
+    for resolved in run.path.glob("trials/*/resolved.json"):
+        if (resolved.parent / "trial.json").exists():
+            return precision_of(json.loads(resolved.read_bytes())["config"]["speed"])
     return {}
 
 
