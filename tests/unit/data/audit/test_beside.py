@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -32,12 +33,12 @@ print("multiprocessing" in sys.modules)
 
 
 @pytest.fixture(autouse=True)
-def _two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def _two_cores_and_no_child_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Processes of other tests may live on."""
+    before = set(psutil.Process().children())
     monkeypatch.setattr(beside, "cores", lambda: 2)
-
-
-def no_child_is_left() -> bool:
-    return not psutil.Process().children()
+    yield
+    assert set(psutil.Process().children()) <= before
 
 
 def test_findings_are_the_same_with_one_process_and_with_two(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +63,6 @@ def test_findings_are_the_same_with_one_process_and_with_two(monkeypatch: pytest
     checks = {finding.check for finding in one.findings}
     assert checks >= {"exact_duplicates", "near_duplicates", "contradictions", "personal_data", "secrets", "residue",
                       "format_minority", "cut_off", "languages"}  # fmt: skip
-    assert no_child_is_left()
 
 
 def test_a_part_holds_so_many_rows_or_characters(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +80,6 @@ def test_the_error_of_a_late_task_is_the_same() -> None:
         time.sleep(1)  # the other process has come to it
         with pytest.raises(ValueError, match="'ninety'"):
             results()
-    assert no_child_is_left()
 
 
 def kept_by(here: int) -> int:
