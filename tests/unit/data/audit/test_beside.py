@@ -93,8 +93,10 @@ def test_a_process_that_is_killed_or_does_not_start_is_done_without_and_that_is_
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     tasks: list[beside.Task] = [(kept_by, os.getpid())] * 20
+    others = set(psutil.Process().children())
     with caplog.at_level(logging.WARNING), beside.beside(tasks, worth_it=True) as results:
-        time.sleep(1)
+        (child,) = set(psutil.Process().children()) - others
+        assert ended(child, seconds=30)
         assert results() == [os.getpid()] * 20
     assert "the second process has ended too early" in caplog.text
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
@@ -119,12 +121,20 @@ def test_an_interrupt_or_a_kill_ends_both(how: signal.Signals) -> None:
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout
         process.stdout.readline()
-        time.sleep(0.5)
-        (child,) = psutil.Process(process.pid).children()
+        child = child_of(psutil.Process(process.pid))
+        time.sleep(0.5)  # both are at work
         process.send_signal(how)
         _, errors = process.communicate(timeout=10)
         assert (b"KeyboardInterrupt" in errors) == (how == signal.SIGINT)
         assert ended(child, seconds=0 if how == signal.SIGINT else 3)
+
+
+def child_of(process: psutil.Process) -> psutil.Process:
+    until = time.monotonic() + 30
+    while not (children := process.children()) and time.monotonic() < until:
+        time.sleep(0.02)
+    (child,) = children
+    return child
 
 
 def ended(process: psutil.Process, seconds: float) -> bool:
