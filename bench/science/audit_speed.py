@@ -41,7 +41,7 @@ LIMITS = {10_000: (10.0, 4.0), 1_000_000: (1200.0, 4.0)}
 def parts_of_rows() -> tuple[list[str], list[str]]:
     """(sentences for the prompts, sentences for the answers)."""
     rows = docstring_rows(PACKAGES, 100_000)
-    turns = [[turn["content"] for turn in row["messages"]] for row in rows]  # type: ignore[attr-defined]
+    turns = [[turn["content"] or "" for turn in row["messages"]] for row in rows]
     sentences = [part.strip() for prompt, _ in turns for part in prompt.split(". ") if part.count(" ") > 5]
     return sentences, [answer for _, answer in turns]
 

@@ -12,6 +12,8 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
+from residency.data.messages import Message
+
 QUESTION = "Summarise what this Python {kind} does in one sentence.\n\n{name}\n{body}"
 KINDS = {ast.FunctionDef: "function", ast.AsyncFunctionDef: "function", ast.ClassDef: "class"}
 LONGEST_BODY, SHORTEST_BODY, LONGEST_SUMMARY, SHORTEST_SUMMARY = 700, 80, 160, 15
@@ -19,10 +21,10 @@ LONGEST_BODY, SHORTEST_BODY, LONGEST_SUMMARY, SHORTEST_SUMMARY = 700, 80, 160, 1
 
 def docstring_rows(
     packages: tuple[str, ...], count: int, seed: int = 0, folder: Path | None = None
-) -> list[dict[str, object]]:
+) -> list[dict[str, list[Message]]]:
     """Chat rows, no answer twice; fewer than `count` where the packages, installed or in `folder`, have no more."""
     pairs = {answer: question for package in packages for question, answer in pairs_of(package, folder)}
-    rows = [
+    rows: list[dict[str, list[Message]]] = [
         {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
         for answer, question in pairs.items()
     ]

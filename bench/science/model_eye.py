@@ -67,7 +67,7 @@ def corpora(files: Sequence[Path]) -> list[tuple[str, list[Example]]]:
     if files:
         return [(file.stem, load_examples(str(file)).examples) for file in files]
     rows = docstring_rows(PACKAGES, 100_000)
-    return [("docstrings", [Example(Origin("docstrings", i), tuple(row["messages"])) for i, row in enumerate(rows)])]  # type: ignore[arg-type]
+    return [("docstrings", [Example(Origin("docstrings", i), tuple(row["messages"])) for i, row in enumerate(rows)])]
 
 
 def swapped(engine: Engine, renderer: Renderer, rows: Sequence[Example], options: argparse.Namespace) -> dict[str, Any]:

@@ -52,8 +52,8 @@ def unpack(folder: Path) -> None:
 
 def docstrings(packages: tuple[str, ...], count: int = 100_000, folder: Path | None = None) -> Iterator[Pair]:
     for row in docstring_rows(packages, count, folder=folder and folder / UNPACKED):
-        asked, said = row["messages"]  # type: ignore[misc]
-        yield asked["content"], said["content"]  # type: ignore[index]
+        asked, said = row["messages"]
+        yield asked["content"] or "", said["content"] or ""
 
 
 def only(folder: Path, pattern: str) -> list[Path]:

@@ -354,7 +354,7 @@ def test_the_first_and_last_layers_may_stay_as_they_are() -> None:
     assert engine._fast is not None
     held = [isinstance(layer.down.weight, Fp8Weight) for layer in engine._fast.decoder.layers]
     assert held == [False, True, True, False]
-    assert engine.reasons["fp8"] == "asked for; the first and the last 1 layers stay in bf16"
+    assert engine.reasons["fp8"] == "asked for; layers at either end that stay in bf16: 1"
 
 
 def test_fp8_stays_near(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def choose(wanted: Speed, model: Any, *, plain_lora: bool, autocast: bool) -> tu
         else None
     )  # fmt: skip
     ends = wanted.first_last_layers_bf16
-    kept = f"; the first and the last {ends} layers stay in bf16" if ends else ""
+    kept = f"; layers at either end that stay in bf16: {ends}" if ends else ""
     fp8, reasons["fp8"] = objection is None, objection or f"asked for{kept}"
     graphs = _graphs(wanted, model, fused, reasons)
     kernels = _kernels(wanted, model, fused, graphs, reasons)
