@@ -51,7 +51,7 @@ from residency.models.load import load_model, load_tokenizer, versions
 from residency.records import RunFolder
 from residency.search import arms
 from residency.search.arms import Arm, score, train_step
-from residency.search.halving import MARKS, Search, new_arm, search_side_by_side
+from residency.search.halving import DECIDED_BY, MARKS, UNDECIDED_UNTIL, Search, new_arm, search_side_by_side
 from residency.search.ladder import ladder
 from residency.search.race import search_one_by_one
 
@@ -119,20 +119,25 @@ CELLS = {"full": ["search", *POWERS], "lora": ["search", "grid"]}
 """What a part of each kind consists of."""
 
 
-def rule() -> dict[str, Any]:
+def rule(kind: str) -> dict[str, Any]:
     """What a search's result depends on beside the data: one that another rule made is made again."""
-    return {"marks": [list(one) for one in MARKS], "diverged_at_times_the_start": EXPLODED,
-            "cool_down_shares": [arms.COOL_DOWN_SHARE, arms.LONGEST_COOL_DOWN_SHARE]}  # fmt: skip
+    found = {"marks": [list(one) for one in MARKS], "diverged_at_times_the_start": EXPLODED,
+             "cool_down_shares": [arms.COOL_DOWN_SHARE, arms.LONGEST_COOL_DOWN_SHARE]}  # fmt: skip
+    return found if kind == "full" else found | {"undecided": [UNDECIDED_UNTIL, DECIDED_BY]}
+
+
+def is_by_the_rule(name: str, cell: dict[str, Any]) -> bool:
+    return bool(cell.get("rule") == rule(name.split("/")[2]))
 
 
 def cells_in(files: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """All cells by name; of a search that is there twice, the one by the present rule."""
     cells = [(name, one) for file in files for name, one in file.get("cells", {}).items()]
-    return dict(sorted(cells, key=lambda cell: cell[1].get("rule") == rule()))
+    return dict(sorted(cells, key=lambda cell: is_by_the_rule(*cell)))
 
 
 def is_done(cell: Cell, done: dict[str, Any]) -> bool:
-    return cell.name in done and (cell.what != "search" or done[cell.name].get("rule") == rule())
+    return cell.name in done and (cell.what != "search" or is_by_the_rule(cell.name, done[cell.name]))
 
 
 def cells_of(options: argparse.Namespace) -> list[Cell]:
@@ -196,7 +201,7 @@ def measure(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         search = search_of(engine, settings, rows[HELD_OUT:], held_out, cell.kind, Path(folder))
         if cell.what == "search":
-            found = {"rule": rule(), "formula": centre} | searched(search, cell.kind, centre)
+            found = {"rule": rule(cell.kind), "formula": centre} | searched(search, cell.kind, centre)
         else:
             powers = [cell.what] if cell.what in POWERS else POWERS
             engine.micro_batch_tokens = SMALL_PASS_TOKENS if cell.what == "again" else engine.micro_batch_tokens

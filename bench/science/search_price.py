@@ -13,6 +13,8 @@ smaller passes, and compared with itself. Each case is written when it is done.
 
 `--price-alone` times the run's first half, then the search, then the rest, which both have in common: on a processor to
 the bit. The search stands between the halves, so that a machine that slows down meanwhile changes the price little.
+A search that went on after half of the run, its last two undecided, is held against a run timed again up to there;
+`--undecided` lets every one go on.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import argparse
 import cProfile
 import gc
 import json
+import math
 import pstats
 import sys
 import tempfile
@@ -49,6 +52,7 @@ from residency.errors import Interrupted
 from residency.methods import passes, sft
 from residency.models.load import load_model, load_tokenizer, versions
 from residency.records import RunFolder
+from residency.search import halving
 from residency.search.arms import Arm, train_step
 from residency.search.halving import Search, marks, new_arm, search_side_by_side
 from residency.search.ladder import BELOW, ladder
@@ -74,11 +78,14 @@ def main() -> None:
     parser.add_argument(
         "--price-alone", action="store_true", help="half a run, the search and the rest, and no comparison of losses"
     )
+    parser.add_argument("--undecided", action="store_true", help="where passes are shared the last two always go on")
     parser.add_argument("--profile", action="store_true", help="print where the search spends its time on the host")
     options = parser.parse_args()
     if options.device == "auto":
         options.device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(options.threads)
+    if options.undecided:
+        halving.DECIDED_BY = math.inf
     found: dict[str, Any] = {}
     for file in [options.out, *options.merge]:
         found |= json.loads(file.read_text()) if file.exists() else {}
@@ -86,7 +93,7 @@ def main() -> None:
         durable.write_json(options.out, found)
         return
     for case in options.cases:
-        name = f"{case}/{options.device.split(':')[0]}/{options.steps}"
+        name = f"{case}/{options.device.split(':')[0]}/{options.steps}{', undecided' if options.undecided else ''}"
         if name not in found:
             found[name] = measure(case, options)
             durable.write_json(options.out, found)
@@ -126,10 +133,16 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder) / "searched")
         if options.price_alone:
-            first_half = timed_half(engine, rates[BELOW], settings, rows, held_out, Path(folder) / "half")
+            half = marks(settings.max_steps)[-1][0]
+            first = timed_until(half, engine, rates[BELOW], settings, rows, held_out, Path(folder) / "half")
             engine = fresh(case, options, engine)
             one = searched(engine, rates, settings, rows, held_out, run)
-            return prices(one, first_half + one.rest) | {"steps": options.steps, "conditions": measured_on}
+            if one.made.step > half:
+                engine = fresh(case, options, engine)
+                first = timed_until(
+                    one.made.step, engine, rates[BELOW], settings, rows, held_out, Path(folder) / "more"
+                )
+            return prices(one, first + one.rest) | {"steps": options.steps, "conditions": measured_on}
         with cProfile.Profile() if options.profile else nullcontext() as profile:
             one = searched(engine, rates, settings, rows, held_out, run)
         if profile:
@@ -158,22 +171,22 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def timed_half(
-    engine: Engine, rate: float, settings: Any, rows: list[Rendered], held_out: list[Rendered], folder: Path
+def timed_until(
+    end: int, engine: Engine, rate: float, settings: Any, rows: list[Rendered], held_out: list[Rendered], folder: Path
 ) -> Timed:
-    """One run up to the step where a search ends, its checkpoint included. At any rate it takes as long."""
-    run, end, steps = RunFolder(folder), marks(settings.max_steps)[-1][0], count(1)
+    """One run up to the step where the search ended, its checkpoint included. At any rate it takes as long."""
+    run, steps = RunFolder(folder), count(1)
     run.path.mkdir()
     settings = settings.model_copy(update={"learning_rate": rate})
 
     def asked_to_stop() -> str | None:
-        return "half of the run" if next(steps) == end else None
+        return "where the search ended" if next(steps) == end else None
 
-    def half() -> None:
+    def first_part() -> None:
         with suppress(Interrupted):
             passes.alone(sft.training(engine, ADAPTER, rows, held_out, settings, run, asked_to_stop=asked_to_stop))
 
-    return timed(half)
+    return timed(first_part)
 
 
 def prices(one: Searched, alone: Timed) -> dict[str, Any]:

@@ -39,6 +39,10 @@ MARKS = ((0.05, 4), (0.2, 2), (0.5, 1))
 """At this share of the steps so many candidates are left. Of eight, 2.1 runs' worth of steps are trained in all."""
 FEWEST_STEPS = 8
 """No mark comes before."""
+UNDECIDED_UNTIL, DECIDED_BY = 0.75, 3.0
+"""Where candidates share passes, a second one costs a fraction of a run. Two that are not so many standard errors apart
+at the last mark both go on to this share of the steps: what a comparison of held-out rows cannot know is what the steps
+to come still change."""
 ENOUGH_HELD_OUT = 64
 """Rows that candidates are halved by; the last one is chosen by all. Fewer rank them by chance."""
 SAVE_EVERY_SECONDS = 60.0
@@ -104,6 +108,11 @@ def marks(total: int) -> list[tuple[int, int]]:
     return sorted(found.items())
 
 
+def undecided_until(total: int) -> int:
+    """The step at which two that were undecided at the last mark are compared again."""
+    return max(marks(total)[-1][0], math.ceil(UNDECIDED_UNTIL * total))
+
+
 def search_side_by_side(search: Search, rates: Sequence[float]) -> Arm:
     """The winner, trained up to where the search ended; its adapter is the only one of the search left.
 
@@ -118,6 +127,10 @@ def search_side_by_side(search: Search, rates: Sequence[float]) -> Arm:
         train_until(search, step, checkpoints)
         if len(search.arms) > left:
             cut(search, left)
+    if len(search.arms) > 1:
+        train_until(search, undecided_until(search.total), checkpoints)
+    if len(search.arms) > 1:
+        cut(search, 1)
     return search.arms[0]
 
 
@@ -241,8 +254,8 @@ def cut(search: Search, left: int) -> None:
     for arm in search.arms:
         noted = search.fates[arm.name].scores | {search.step: scores[arm.name].noted}
         search.fates[arm.name] = search.fates[arm.name].model_copy(update={"scores": noted})
-    kept = survivors(search.arms, scores, left, search.keeps_budget)
-    search.run.say("search_cut", cut_sentence(search, scores, kept), step=search.step, kept=kept,
+    kept = chosen(search, scores, left)
+    search.run.say("search_cut", cut_sentence(search, scores, kept, left), step=search.step, kept=kept,
                       losses={name: shown(one.mean) for name, one in scores.items()})  # fmt: skip
     for arm in [arm for arm in search.arms if arm.name not in kept]:
         give_up(search, arm, f"held-out loss {scores[arm.name].mean:.4f} after {search.step} steps")
@@ -250,22 +263,31 @@ def cut(search: Search, left: int) -> None:
     search.seconds += time.monotonic() - began
 
 
+def chosen(search: Search, scores: Mapping[str, Score], left: int) -> list[str]:
+    """Who goes on: `left` of the candidates, or two where the last one is undecided and a second costs little. Of these
+    the lower loss is taken in the end."""
+    if left > 1 or not search.engine.shares_passes:
+        return survivors(search.arms, scores, left, search.keeps_budget)
+    if search.step >= undecided_until(search.total):
+        return survivors(search.arms, scores, left, search.keeps_budget, within=0.0)
+    undecided = near_best(search.arms, scores, DECIDED_BY)[:2]
+    if len(undecided) == 1:
+        return survivors(search.arms, scores, left, search.keeps_budget)
+    return [arm.name for arm in undecided]
+
+
 def survivors(
-    arms: Sequence[Arm], scores: Mapping[str, Score], left: int, keeps_budget: Callable[[str], bool] | None
-) -> list[str]:
+    arms: Sequence[Arm], scores: Mapping[str, Score], left: int, keeps_budget: Callable[[str], bool] | None,
+    *, within: float = 1.0,
+) -> list[str]:  # fmt: skip
     """The `left` lowest losses, of equal ones the lower rate; the last one is chosen more carefully.
 
-    It is the lowest rate within one standard error of the best, and of those one that keeps the budget, because a lower
-    rate forgets less. Where none of them keeps it, the lowest rate of all that does, or else the lowest rate.
+    It is the lowest rate `within` so many standard errors of the best, and of those one that keeps the budget, because
+    a lower rate forgets less. Where none of them keeps it, the lowest rate of all that does, or else the lowest rate.
     """
-    ranked = sorted(arms, key=lambda arm: (not math.isfinite(scores[arm.name].mean), scores[arm.name].mean, arm.rate))
     if left > 1:
-        return [arm.name for arm in ranked[:left]]
-    best = scores[ranked[0].name]
-    near = [
-        arm for arm in arms
-        if scores[arm.name].mean - best.mean <= standard_error(scores[arm.name], best) or arm is ranked[0]
-    ]  # fmt: skip
+        return [arm.name for arm in ranked(arms, scores)[:left]]
+    near = near_best(arms, scores, within)
     rising = sorted(near, key=lambda arm: arm.rate)
     if keeps_budget is None:
         return [rising[0].name]
@@ -274,11 +296,24 @@ def survivors(
     return [(keeping or min(arms, key=lambda arm: arm.rate)).name]
 
 
-def cut_sentence(search: Search, scores: Mapping[str, Score], kept: Sequence[str]) -> str:
+def ranked(arms: Sequence[Arm], scores: Mapping[str, Score]) -> list[Arm]:
+    return sorted(arms, key=lambda arm: (not math.isfinite(scores[arm.name].mean), scores[arm.name].mean, arm.rate))
+
+
+def near_best(arms: Sequence[Arm], scores: Mapping[str, Score], within: float) -> list[Arm]:
+    """The best and those at most so many standard errors of the difference behind it, the best first."""
+    first, *others = ranked(arms, scores)
+    best = scores[first.name]
+    return [first, *(arm for arm in others if scores[arm.name].mean - best.mean
+                     <= within * standard_error(scores[arm.name], best))]  # fmt: skip
+
+
+def cut_sentence(search: Search, scores: Mapping[str, Score], kept: Sequence[str], left: int) -> str:
     losses = ", ".join(
         f"{arm.rate:.2g} {scores[arm.name].mean:.4f}{'' if arm.name in kept else ' (given up)'}" for arm in search.arms
     )
-    return f"after {search.step} of {search.total} steps, held-out loss by learning rate: {losses}"
+    more = f"; too near to tell, so both go on to step {undecided_until(search.total)}" if len(kept) > left else ""
+    return f"after {search.step} of {search.total} steps, held-out loss by learning rate: {losses}{more}"
 
 
 def give_up(search: Search, arm: Arm, why: str) -> None:

@@ -1,4 +1,4 @@
-"""`train.learning_rate: search`: the rate found in one go, as the first half of the run it is for.
+"""`train.learning_rate: search`: the rate found in one go, as the first part of the run it is for.
 
 The winner goes on from where the search left it: what comes out is the run that its rate alone would have made.
 """
@@ -20,7 +20,7 @@ from residency.methods.keep import NOTHING, Keep
 from residency.methods.row_losses import FILE
 from residency.records import RunFolder, SearchResult
 from residency.search.arms import Arm
-from residency.search.halving import ENOUGH_HELD_OUT, Search, note_fate, search_side_by_side
+from residency.search.halving import ENOUGH_HELD_OUT, Search, marks, note_fate, search_side_by_side
 from residency.search.ladder import ladder
 from residency.search.race import search_one_by_one
 from residency.stages.prepare import Prepared
@@ -117,9 +117,11 @@ def summarise(search: Search, winner: Arm, why: str) -> SearchResult:
     other = search.extra_tokens + sum(one.tokens for one in fates if one.name != winner.name)
     whole = winner.state.tokens / winner.state.step * search.total
     price = 1 + other / whole
+    undecided = search.step > marks(search.total)[-1][0]
+    how = "the better of the last two" if undecided else "the lowest within one standard error of the best"
     reason = (
         f"The search chose {winner.rate:.2g} among {len(fates)} rates from {fates[0].learning_rate:.2g} to "
-        f"{fates[-1].learning_rate:.2g}: the lowest within one standard error of the best when the last were compared. "
+        f"{fates[-1].learning_rate:.2g}: {how} when the last were compared. "
         f"{why} The others cost {other:,} tokens: the run passes {price:.2f} times as many as without a search."
     )
     return SearchResult(chosen=winner.rate, reason=reason, candidates=fates, other_tokens=other, price=price,
