@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -13,6 +14,10 @@ from pathlib import Path
 import pytest
 
 from residency.config.load import load_run
+from residency.engine.engine import Engine
+from residency.evals.wording import duration, memory
+from residency.stages import facts, survey
+from residency.stages.trial import StepTime
 from tests.e2e.conftest import residency, write_run
 from tests.e2e.tiny import rows, write_rows
 
@@ -33,13 +38,14 @@ def test_a_task_becomes_a_page_and_a_run_that_trains(task: Path) -> None:
         "What was measured",
         "What would change this advice",
         "residency train advice/colors/run",
-        "adapter.kind=auto",
+        "trains all weights here",
     ):
         assert part in outcome.stdout
     assert "zero-shot: 0% of 20 development rows right" in outcome.stderr
     assert "min left)" in outcome.stderr
     assert Path("advice/colors/advice.md").read_text().startswith("# Fine-tune\n")
     config = load_run(Path("advice/colors/run.yaml"))
+    assert config.adapter.kind == "auto"
     assert config.eval.few_shot in (0, 4, 8)
     trained = {json.loads(line)["prompt"] for line in Path(config.data.train).read_text().splitlines()}
     tested = {json.loads(line)["prompt"] for line in Path("advice/colors/test.jsonl").read_text().splitlines()}
@@ -56,6 +62,35 @@ def test_a_lone_file_of_examples_is_enough_and_json_is_one_object(task: Path, ti
     estimate = residency("estimate", "advice/examples/run.yaml", "--json").json
     assert advice["proposal"]["memory_bytes"] > 1_000_000
     assert advice["proposal"]["steps"] == estimate["steps"]
+
+
+def test_the_page_and_estimate_show_the_same_method_and_the_same_need(
+    task: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given one speed of the machine, which is else measured each time; the measured model's memory is free again."""
+
+    def engines() -> int:
+        return sum(isinstance(thing, Engine) for thing in gc.get_objects())
+
+    before, then = engines(), []
+
+    def one_speed(*_: object) -> StepTime:
+        then.append(engines())
+        return StepTime(0.25, 0.2, 0.3)
+
+    monkeypatch.setattr(survey, "measure", one_speed)
+    monkeypatch.setattr(facts, "compare_precisions", lambda *_: (False, "As fast as fp32."))
+    monkeypatch.setattr(facts, "available_bytes", lambda device: 8_000_000_000)
+    proposal = residency("advise", "task.yaml", "--json").json["advice"]["proposal"]
+    estimate = residency("estimate", proposal["run_file"], "--json").json
+    assert proposal["adapter"] == estimate["config"]["adapter"]["kind"] == "full"
+    assert proposal["adapter_reason"] == estimate["reasons"]["adapter.kind"]
+    for own, name in (("steps", "steps"), ("seconds", "seconds"), ("memory_bytes", "total_bytes"), ("basis", "basis")):
+        assert proposal[own] == estimate[name], own
+    text = Path("advice/colors/advice.md").read_text()
+    assert f"{duration(estimate['seconds'])} of training here and {memory(estimate['total_bytes'])} of memory" in text
+    assert estimate["reasons"]["adapter.kind"] in text
+    assert then[0] <= before
 
 
 def test_ctrl_c_loses_nothing(task: Path) -> None:

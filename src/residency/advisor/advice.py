@@ -49,10 +49,13 @@ class Proposal(Record):
     run_file: str
     rows: int
     steps: int | None
-    """Null, as the three below, where this machine cannot read the model."""
+    """Null, as the three below, where this machine cannot read the model, or no method fits it."""
     seconds: float | None
     """Training alone, as `residency estimate` says."""
     memory_bytes: int | None
+    adapter: str | None
+    """What `adapter.kind: auto` chooses here: full, lora or qlora."""
+    adapter_reason: str
     basis: str
     """What the figures rest on, or why there are none."""
 
@@ -84,6 +87,8 @@ def advise(task: Task, record: RunFolder, hosted: Hosted | None = None) -> Advic
 
     Raises ResidencyError; what was answered until then is kept, and the same call goes on from there.
     """
+    from residency.engine.memory import release_memory
+
     began = time.monotonic()
     examples = load_task_examples(task)
     parts = split(examples, task.seed)
@@ -92,6 +97,9 @@ def advise(task: Task, record: RunFolder, hosted: Hosted | None = None) -> Advic
     record.say("split", f"{len(parts.test)} rows are kept untouched for the test, the prompt is chosen on "
                f"{len(parts.dev)}, worked examples come from {len(parts.train)}")  # fmt: skip
     evidence = Probe(task, graders, parts, notebook, record.say, fits).run()
+    answers = notebook.asked
+    del notebook, fits  # the model with them: its memory is free for the run that is weighed
+    release_memory()
     decision = decide(evidence, task.seed)
     found = Advice(
         task=task.name,
@@ -101,7 +109,7 @@ def advise(task: Task, record: RunFolder, hosted: Hosted | None = None) -> Advic
         would_change=what_would_change(evidence, decision.choice),
         proposal=propose(task, graders, parts, evidence, decision.choice, record.path),
         grader_reason=reason,
-        answers=notebook.asked,
+        answers=answers,
         seconds=time.monotonic() - began,
     )
     record.write("advice.json", found)
@@ -168,6 +176,7 @@ def propose(
         "name": task.name,
         "model": task.model.model_dump(exclude_defaults=True),
         "data": {"train": "train.jsonl", "test": "test.jsonl"},
+        "adapter": {"kind": "auto"},
         "eval": {"graders": [grader_values(grader) for grader in graders]}
         | ({"few_shot": int(best.split("-")[0])} if evidence.prompts[0].few_shot else {}),
     }
@@ -179,6 +188,8 @@ def propose(
         steps=need.steps if need else None,
         seconds=need.need.seconds if need else None,
         memory_bytes=need.need.total_bytes if need else None,
+        adapter=need.resolved.adapter.kind if need else None,
+        adapter_reason=need.reasons["adapter.kind"] if need else "",
         basis=basis,
     )
 

@@ -63,9 +63,11 @@ class Evidence(Record):
     with_context: list[bool | None]
     """With the gold context; null where a row has none."""
     sampled: list[list[bool] | None]
-    """Eight answers at temperature 0.8; null where none were asked for."""
+    """Eight answers at temperature 0.8, or at the model's own; null where none were asked for."""
     agreement: float | None
     """Share of pairs of the eight that say the same, over all rows."""
+    own_temperature: bool = False
+    """Whether the model takes no temperature: it answered at its own, one try and each of the eight."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,8 @@ def _complete(client: httpx.Client, body: dict[str, Any], refused: set[str]) -> 
         choice = found["choices"][0]
         text = choice["message"].get("content") or ""
         tokens = (found.get("usage") or {}).get("completion_tokens") or 0
-        return Completion(str(text), choice.get("finish_reason") != "length", int(tokens))
+        finished = choice.get("finish_reason") != "length"
+        return Completion(str(text), finished, int(tokens), own_temperature=TEMPERATURE not in body)
     except (ValueError, LookupError, TypeError, AttributeError):
         raise ModelError(
             f"{client.base_url} sent no chat completion: {response.text[:200]!r}", code="endpoint_answer",

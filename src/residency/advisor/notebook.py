@@ -38,7 +38,8 @@ class Notebook:
         self._known: dict[str, Completion] = {}
         for line in durable.read_jsonl(path):
             try:
-                self._known[line["key"]] = Completion(line["text"], line["finished"], line["tokens"])
+                own = line.get("own_temperature", False)
+                self._known[line["key"]] = Completion(line["text"], line["finished"], line["tokens"], own)
             except KeyError as error:
                 raise RunError(f"{path} is damaged: a line has no {error}", param=str(path),
                                hint="remove the file to ask everything again") from None  # fmt: skip

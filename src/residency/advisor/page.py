@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from residency.advisor.advice import Advice, Proposal
 from residency.advisor.decide import Choice, Evidence, Figures, figures_of
 from residency.advisor.mistakes import FORM, MISTAKES
+from residency.advisor.probe import TEMPERATURE
 from residency.evals.stats import paired_bootstrap
 from residency.evals.wording import duration, memory, points
 from residency.records import Interval
@@ -30,6 +31,7 @@ NEXT: dict[Choice, str] = {
     "check that the grader judges what you mean.",
     "pilot": "Tune on small subsets and let the slope decide: the same command with --pilots.",
 }
+METHODS = {"full": "all weights", "lora": "LoRA", "qlora": "QLoRA"}
 WHAT = {
     "parse": "does not parse",
     "format": "format",
@@ -51,7 +53,7 @@ def page(advice: Advice) -> str:
         _firmness(advice),
         "## What was measured",
         f"{advice.model} on {rows['test']} untouched rows, judged by {evidence.grader} ({advice.grader_reason}). The "
-        f"prompt was chosen on {rows['dev']} other rows. Intervals are 95 %.",
+        f"prompt was chosen on {rows['dev']} other rows. Intervals are 95 %.{_own_temperature(evidence)}",
         _numbers(advice, found),
         _mistakes(advice),
         "## The run",
@@ -68,6 +70,11 @@ def _firmness(advice: Advice) -> str:
     return f"Were other rows drawn for the test, the rule would say: {', '.join(said)} of 200 resamples."
 
 
+def _own_temperature(evidence: Evidence) -> str:
+    said = " The model takes no temperature: it answered at its own, one try and each of eight."
+    return said if evidence.own_temperature else ""
+
+
 def _numbers(advice: Advice, found: Figures) -> str:
     evidence = advice.evidence
     best = evidence.prompts[0].name
@@ -75,7 +82,8 @@ def _numbers(advice: Advice, found: Figures) -> str:
     if found.context:
         lines.append(_line("test, with the gold context", found.context))
     if found.tries:
-        lines.append(_line("test, one of 8 tries at T = 0.8", found.tries))
+        temperature = "the model's own temperature" if evidence.own_temperature else f"T = {TEMPERATURE}"
+        lines.append(_line(f"test, one of 8 tries at {temperature}", found.tries))
     lines += [_line(f"dev, {score.name}", score.right) for score in evidence.prompts]
     return "\n".join(lines) + "\n\n" + " ".join(_gains(evidence))
 
@@ -120,13 +128,13 @@ def _run(proposal: Proposal | None, choice: Choice) -> str:
     if proposal is None:
         return "None is proposed." if choice == "rethink" else "None is needed."
     said = f"`residency train {proposal.run_file}`: {proposal.rows} rows"
-    if proposal.steps is None or proposal.seconds is None or proposal.memory_bytes is None:
+    if proposal.steps is None or proposal.seconds is None or proposal.memory_bytes is None or proposal.adapter is None:
         return f"{said}; {proposal.basis}."
     return (
         f"{said}, {proposal.steps} steps, about {duration(proposal.seconds)} of training here and "
         f"{memory(proposal.memory_bytes)} of memory; measuring and answering not counted. ({proposal.basis})\n\n"
-        f"It trains LoRA. `residency estimate {proposal.run_file} --set adapter.kind=auto` weighs that against all "
-        "weights and QLoRA, by memory and rows, and gives the reason; `residency train` takes the same words."
+        f"`adapter.kind: auto` trains {METHODS[proposal.adapter]} here. {proposal.adapter_reason} Another "
+        "machine may choose another; `residency estimate` shows the same for the run file."
     )
 
 

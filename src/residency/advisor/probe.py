@@ -117,6 +117,7 @@ class Probe:
         self.decider = deciding(graders)
         self.vocabulary: Vocabulary = read_vocabulary([one.reference for one in (*parts.train, *parts.dev)])
         self.left = 0
+        self.own_temperature = False
 
     def run(self) -> Evidence:
         """Raises ModelError, GraderError, ResourceError; what was answered until then is kept."""
@@ -138,7 +139,7 @@ class Probe:
                   "test": len(answers)},
             target=self.task.target, grader=self.decider, prompts=ranked, passed=[one.passed for one in answers],
             mistakes=[self.mistake(*pair) for pair in zip(answers, self.parts.test, strict=True)],
-            with_context=gold, sampled=sampled, agreement=agree,
+            with_context=gold, sampled=sampled, agreement=agree, own_temperature=self.own_temperature,
         )  # fmt: skip
 
     def with_room(self, tried: list[Prompt]) -> list[Prompt]:
@@ -214,7 +215,9 @@ class Probe:
                      else 0)
             for row, example in enumerate(examples)
         ]  # fmt: skip
-        outputs = [answer.text for answer in self.notebook.answers(questions, self.advance)]
+        answers = self.notebook.answers(questions, self.advance)
+        self.own_temperature |= any(answer.own_temperature for answer in answers)
+        outputs = [answer.text for answer in answers]
         self.left -= len(outputs)
         grades = grade_all(self.graders, [as_item(example) for example in examples], outputs)
         return [

@@ -24,6 +24,8 @@ class Completion:
     finished: bool
     """Whether the model ended its turn itself, rather than at the token limit."""
     tokens: int
+    own_temperature: bool = False
+    """Whether the model takes no temperature, and answered at one of its own."""
 
 
 def evaluate(

@@ -13,6 +13,7 @@ import pytest
 from residency.advisor.advice import Hosted, advise, graders_of, load_task_examples
 from residency.advisor.decide import decide
 from residency.advisor.notebook import Notebook, Question, read_messages
+from residency.advisor.page import page
 from residency.advisor.probe import Probe, split
 from residency.config.load import load_run
 from residency.config.task import Task
@@ -55,6 +56,31 @@ def test_each_world_gets_its_advice(name: str, endpoint: Endpoint, tmp_path: Pat
     if found.proposal:
         assert load_run(tmp_path / "run.yaml").data.train == str(tmp_path / "train.jsonl")
         assert found.proposal.seconds is not None
+
+
+def test_the_page_says_at_which_temperature_was_really_asked(
+    endpoint: Endpoint, tmp_path: Path, tiny_model: Path
+) -> None:
+    """A model that reasons takes none; what it answered before a stop is known to have been without one, too."""
+    world = WORLDS["reinforcement"]
+    rows = world.rows(random.Random(0))
+    answer = scripted(world, rows)
+    task = task_of(world, rows, tmp_path, model={"id": str(tiny_model)})
+
+    def of(model: str) -> str:
+        return page(advise(task, RunFolder(tmp_path), Hosted(endpoint.url, model)))
+
+    def reply(body: Body) -> tuple[int, Any]:
+        return 200, says(answer({"temperature": 0.8 if "seed" in body else 0.0, **body}))
+
+    endpoint.reply = reply
+    assert "one of 8 tries at T = 0.8 |" in of("scripted")
+    endpoint.reply = lambda body: (400, {"error": "no temperature"}) if "temperature" in body else reply(body)
+    for _ in range(2):
+        said = of("reasoning")
+        assert "one of 8 tries at the model's own temperature |" in said
+        assert "takes no temperature" in said
+        assert "T = 0.8" not in said
 
 
 @pytest.mark.parametrize("name", WORLDS)
