@@ -70,7 +70,7 @@ def test_the_page_and_estimate_show_the_same_method_and_the_same_need(
     """Given one speed of the machine, which is else measured each time; the measured model's memory is free again."""
 
     def engines() -> int:
-        return sum(isinstance(thing, Engine) for thing in gc.get_objects())
+        return sum(type(thing) is Engine for thing in gc.get_objects())
 
     before, then = engines(), []
 

@@ -62,6 +62,21 @@ def test_fix_repairs_into_a_new_file_and_leaves_contradictions_to_a_person() -> 
     assert read("clean.changes.jsonl")[-1]["reason"].startswith("is not valid JSON")
 
 
+def test_a_file_that_is_there_is_named_and_left_alone() -> None:
+    write("rows.jsonl", clean_rows(50))
+    Path("clean.test.jsonl").write_text("mine")
+    outcome = residency("check", "rows.jsonl", "--fix", "clean.jsonl")
+    assert (outcome.exit_code, "clean.test.jsonl exists already" in outcome.stderr) == (2, True)
+    assert Path("clean.test.jsonl").read_text() == "mine"
+
+
+def test_where_no_row_can_be_used_leaving_them_out_is_no_way_round() -> None:
+    write("rows.jsonl", [], "{broken", "{more")
+    outcome = residency("check", "rows.jsonl", "--fix", "clean.jsonl")
+    assert outcome.exit_code == 3
+    assert "hint: correct these rows; nothing is dropped unasked" in outcome.stderr
+
+
 def test_nothing_is_changed_that_a_reviewer_refuses() -> None:
     write("rows.jsonl", [*clean_rows(50), *DEFECTS])
     outcome = residency("check", "rows.jsonl", "--fix", "clean.jsonl", "--review", stdin=b"n\ny\nother\n")

@@ -194,9 +194,9 @@ def show_findings(audit: Audit) -> None:
         print_line(f"\n{finding.severity}: {finding.check}{cost}: {finding.message}", wrap=True)
         for number, origin in enumerate(finding.rows[:ROWS_SHOWN]):
             text = finding.data["reasons"][number] if "reasons" in finding.data else said.get(origin)
-            print_line(f"  {origin}: {text}" if text else f"  {origin}")
+            print_line(f"  {origin}: {text}" if text else f"  {origin}", wrap=True)
             if finding.others:
                 other, how = finding.others[number], BESIDE.get(finding.check, "as")
-                print_line(f"    {how} {other}: {said[other]}" if other in said else f"    {how} {other}")
+                print_line(f"    {how} {other}: {said[other]}" if other in said else f"    {how} {other}", wrap=True)
         if len(finding.rows) > ROWS_SHOWN:
             print_line(f"  and {len(finding.rows) - ROWS_SHOWN:,} more (--json names them)")

@@ -40,8 +40,8 @@ def refuse_fix(fix: Path | None, wishes: Wishes) -> None:
         )
     if fix and not fix.parent.is_dir():
         raise ConfigError(f"--fix {fix}: there is no folder {fix.parent}", param="--fix")
-    if fix and (fix.exists() or list(fix.parent.glob(f"{fix.stem}.*.jsonl"))):
-        raise ConfigError(f"{fix} exists already, or files of its name", param="--fix", hint="name another file")
+    if fix and (taken := [name for name in (fix, *fix.parent.glob(f"{fix.stem}.*.jsonl")) if name.exists()]):
+        raise ConfigError(f"--fix {fix}: {taken[0]} exists already", param="--fix", hint="name another file")
 
 
 def fix_rows(source: str, audit: Audit, unusable: Mapping[Origin, str], out: Path, wishes: Wishes) -> dict[str, Any]:

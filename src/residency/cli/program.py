@@ -31,7 +31,7 @@ from residency.cli import (
     train,
 )
 from residency.cli.output import print_answer, print_error, print_line
-from residency.errors import Interrupted, ResidencyError
+from residency.errors import ConfigError, Interrupted, ResidencyError
 
 EXIT_CODES = {
     0: "done",
@@ -108,11 +108,14 @@ def main(arguments: list[str] | None = None) -> int:
     progress.enabled = sys.stderr.isatty() and not as_json
     command = typer.main.get_command(app)
     try:
-        command(args=[word for word in given if word != "--debug"], prog_name="residency")
+        code = command(args=[word for word in given if word != "--debug"], prog_name="residency",
+                       standalone_mode=not as_json)  # fmt: skip
+        return ended(code, as_json)
     except SystemExit as finished:
-        if finished.code == Interrupted.exit_code:  # typer's answer to Ctrl-C says nothing
-            return failed(Interrupted("interrupted"), as_json)
-        return finished.code if isinstance(finished.code, int) else 0
+        return ended(finished.code, as_json)
+    except typer.TyperException as error:  # typer's own box is for people
+        message = " ".join(error.format_message().split())
+        return failed(ConfigError(message, hint="the command's --help shows what it takes"), as_json)
     except ResidencyError as error:
         if debug:
             traceback.print_exc()
@@ -121,7 +124,12 @@ def main(arguments: list[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         return failed(bug(error), as_json)
-    return 0
+
+
+def ended(code: object, as_json: bool) -> int:
+    if code == Interrupted.exit_code:  # typer's answer to Ctrl-C says nothing
+        return failed(Interrupted("interrupted"), as_json)
+    return code if isinstance(code, int) else 0
 
 
 def quiet_libraries() -> None:

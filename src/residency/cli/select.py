@@ -69,7 +69,8 @@ def select(
                       "random_coverage": found.random_coverage})  # fmt: skip
         return
     what = f"the prompts of {towards}" if towards else "the data's prompts"
-    print_line(f"{target}: {len(kept):,} of {len(table):,} rows")
+    more = f"; {count:,} were asked for" if count > len(table) else ""
+    print_line(f"{target}: {len(kept):,} of {len(table):,} rows{more}")
     print_line(f"mean cosine of {what} to the nearest chosen row: {found.coverage:.3f}; "
                f"of as many random rows: {found.random_coverage:.3f}")  # fmt: skip
     print_line(HONESTY)

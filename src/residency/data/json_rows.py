@@ -60,7 +60,7 @@ class _Parser:
 
 def _syntax_problem(error: json.JSONDecodeError) -> str:
     place = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
-    return f"is not valid JSON: {error.msg} at {place}"
+    return f"is not valid JSON: {error.msg.removesuffix(' at')} at {place}"
 
 
 def _encodable(value: Any) -> bool:

@@ -82,11 +82,12 @@ def load_examples(source: str, format: Format | Literal["auto"] = "auto", *, pur
 
 
 def unusable(source: str, bad_rows: int, rows_read: int, problems: list[str]) -> DataError:
+    """The hint names the way round the rows only where some are left on it."""
+    some = ", or leave them out with `residency check FILE --fix CLEAN.jsonl`" if bad_rows < rows_read else ""
     return DataError(
         f"{bad_rows:,} of {rows_read:,} rows in {source} cannot be used",
         param=source,
-        hint="correct these rows, or leave them out with `residency check FILE --fix CLEAN.jsonl`; nothing is dropped "
-        "unasked",
+        hint=f"correct these rows{some}; nothing is dropped unasked",
         problems=problems,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import json
 import re
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -80,6 +81,23 @@ def test_every_command_stands_in_the_readme() -> None:
     readme = README.read_text(encoding="utf-8")
     for words in COMMANDS:
         assert f"`residency {words[0]}" in readme
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["convert", "in.jsonl", "out.jsonl"], "Missing option '--to'. Choose from: chat, prompt_completion"),
+        (["check"], "Missing argument 'DATA_OR_RUN_YAML'."),
+        (["check", "in.jsonl", "--modl", "x"], "No such option: --modl"),
+        (["chekc"], "Did you mean 'check'?"),
+    ],
+)
+def test_wrong_arguments_are_an_object_too_with_json(words: list[str], said: str) -> None:
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with redirect_stdout(stdout), redirect_stderr(stderr):
+        assert main([*words, "--json"]) == 2
+    assert said in json.loads(stdout.getvalue())["error"]["message"]
+    assert stderr.getvalue() == ""
 
 
 def test_an_exception_that_is_not_ours_is_one_line_and_asks_for_debug() -> None:

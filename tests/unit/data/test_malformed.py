@@ -27,6 +27,7 @@ def chat(*messages: Any, **more: Any) -> str:
 LINES: dict[str, tuple[str | bytes, str]] = {
     # JSON
     "cut off": (GOOD[:40], "is not valid JSON: .* at column"),
+    "cut off in a string": (GOOD[:-5], "is not valid JSON: Unterminated string starting at column"),
     "two values": (GOOD + GOOD, "is not valid JSON: more text after the value, from column"),
     "single quotes": ("{'messages': []}", "is not valid JSON"),
     "a trailing comma": ('{"messages": [],}', "is not valid JSON"),

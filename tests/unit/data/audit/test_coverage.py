@@ -100,3 +100,5 @@ def test_the_command_writes_chosen_rows_unchanged(tmp_path: Path, capsys: pytest
 
     assert main(["select", str(train), "--n", "10", "--out", str(out)]) == 2
     assert "exists already" in capsys.readouterr().err
+    assert main(["select", str(train), "--n", "100", "--out", str(tmp_path / "all.jsonl")]) == 0
+    assert "60 of 60 rows; 100 were asked for" in capsys.readouterr().out
