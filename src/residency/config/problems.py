@@ -1,4 +1,4 @@
-"""Says what is wrong with a run file: one readable line per key, from pydantic's errors."""
+"""Says what is wrong with a run file, or with a request: one readable line per key, from pydantic's errors."""
 
 from __future__ import annotations
 
@@ -29,12 +29,23 @@ LIMITS = {
 
 def describe(error: ValidationError, values: Mapping[str, Any], known: Sequence[str]) -> list[str]:
     """One line per key that is wrong, "path: reason"; `known` are the paths of all keys."""
-    by_path: dict[str, list[ErrorDetails]] = {}
-    for detail in error.errors(include_url=False):
-        by_path.setdefault(real_path(detail, values), []).append(detail)
+    found = by_path(error.errors(include_url=False), values)
+    return [f"{path}: {reason(path, details, known)}" for path, details in found.items()]
+
+
+def by_path(details: Sequence[ErrorDetails], values: Any) -> dict[str, list[ErrorDetails]]:
+    """What is wrong with each key, by its dotted path; one error for each form that it might have had."""
+    found: dict[str, list[ErrorDetails]] = {}
+    for detail in details:
+        found.setdefault(real_path(detail, values), []).append(detail)
     # Where an item inside is wrong, pydantic also blames the whole for not being `auto`.
-    innermost = [path for path in by_path if not any(other.startswith(f"{path}.") for other in by_path)]
-    return [f"{path}: {reason(path, by_path[path], known)}" for path in innermost]
+    return {path: of for path, of in found.items() if not any(other.startswith(f"{path}.") for other in found)}
+
+
+def either(details: Sequence[ErrorDetails]) -> str:
+    """In pydantic's words and without the value, which may be private."""
+    first, *others = dict.fromkeys(detail["msg"] for detail in details)
+    return ", or ".join([first, *(what.removeprefix("Input should be ") for what in others)])
 
 
 def real_path(detail: ErrorDetails, values: Any) -> str:

@@ -73,7 +73,7 @@ def parsed(kind: type[Requested], body: dict[str, Any]) -> Requested:
     try:
         return kind.model_validate(body)
     except ValidationError as error:
-        raise invalid(error) from error
+        raise invalid(error, body) from error
 
 
 async def failure(request: Request, error: ResidencyError) -> Response:

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from residency.config.problems import by_path, either
 from residency.errors import RequestError, ResidencyError
 
 TOO_MANY = "rate_limit_exceeded"
@@ -30,9 +31,8 @@ def envelope(error: ResidencyError) -> dict[str, Any]:
     return {"error": {"message": message, "type": kind, "param": error.param, "code": error.code}}
 
 
-def invalid(error: ValidationError) -> RequestError:
+def invalid(error: ValidationError, body: dict[str, Any]) -> RequestError:
     """The first thing that is wrong with a request body."""
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    place = [str(part) for part in first["loc"] if not str(part)[:1].isupper() and "[" not in str(part)]
-    param = "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in place).lstrip(".")
-    return RequestError(f"Invalid value for '{param}': {first['msg']}", param=param or None, code="invalid_value")
+    path, details = next(iter(by_path(error.errors(include_url=False), body).items()))
+    param = "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in path.split(".")).lstrip(".")
+    return RequestError(f"Invalid value for '{param}': {either(details)}", param=param, code="invalid_value")

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from residency.config.problems import by_path, either
 from residency.errors import RequestError, ResidencyError, ResourceError
 
 log = logging.getLogger(__name__)
@@ -53,16 +54,18 @@ async def _ours(request: Request, error: Exception) -> JSONResponse:
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    problems = [_problem(one) for one in error.errors()]
-    first = problems[0]
+    problems = _problems(error)
     message = "; ".join(f"Invalid value for '{place}': {what}" for place, what in problems[:SHOWN_PROBLEMS])
-    return JSONResponse(envelope(400, message, param=first[0], code="invalid_value"), 400)
+    return JSONResponse(envelope(400, message, param=problems[0][0], code="invalid_value"), 400)
 
 
-def _problem(error: Any) -> tuple[str, str]:
+def _problems(error: RequestValidationError) -> list[tuple[str, str]]:
     """Where and what, without the value: a message may be logged by others, and a value may be anything."""
-    place = ".".join(str(part) for part in error["loc"][1:])[:200] or str(error["loc"][0])
-    return place, error["msg"][:300]
+    details = error.errors()
+    if isinstance(error.body, dict) and all(len(one["loc"]) > 1 and one["loc"][0] == "body" for one in details):
+        found = by_path([one | {"loc": one["loc"][1:]} for one in details], error.body)
+        return [(place[:200], either(of)[:300]) for place, of in found.items()]
+    return [(".".join(map(str, one["loc"][1:]))[:200] or str(one["loc"][0]), one["msg"][:300]) for one in details]
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:

@@ -37,7 +37,13 @@ class ReinforcementHyperparameters(Hyperparameters):
     eval_samples: Annotated[int, Field(ge=1)] | Auto | None = None
 
 
-class Supervised(BaseModel):
+class Block(BaseModel):
+    """Other keys are left out, and an event names them."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Supervised(Block):
     hyperparameters: Hyperparameters | None = None
 
 
@@ -51,7 +57,7 @@ class Reinforcement(BaseModel):
     response_format: dict[str, Any] | None = None
 
 
-class Method(BaseModel):
+class Method(Block):
     type: Literal["supervised", "dpo", "reinforcement"]
     supervised: Supervised | None = None
     dpo: Dpo | None = None
@@ -70,7 +76,7 @@ class Integration(BaseModel):
     wandb: Wandb
 
 
-class NewJob(BaseModel):
+class NewJob(Block):
     model: Annotated[str, Field(min_length=1, max_length=512)]
     training_file: str
     validation_file: str | None = None
@@ -84,6 +90,13 @@ class NewJob(BaseModel):
     metadata: Metadata | None = None
     residency: dict[str, Any] | None = None
     """What only Residency has, through the client's `extra_body`: sections of a run file."""
+
+
+def unknown_keys(body: NewJob) -> list[str]:
+    """By dotted path; which hyperparameters are known, the worker knows."""
+    supervised = body.method.supervised if body.method else None
+    blocks = (("", body), ("method.", body.method), ("method.supervised.", supervised))
+    return [place + key[:64] for place, block in blocks if block for key in block.model_extra or {}]
 
 
 def method_of(body: NewJob) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from sqlalchemy.orm import Session
 from typing_extensions import TypedDict
 
 from residency.errors import RequestError
+from residency.server.api.errors import SHOWN_PROBLEMS
 from residency.server.api.files import find_file
-from residency.server.api.job_requests import NewJob, method_of
+from residency.server.api.job_requests import NewJob, method_of, unknown_keys
 from residency.server.api.pages import After, Page, metadata_filter, page
 from residency.server.api.server import Caller, Reader, Trainer
 from residency.server.api.strict_json import StrictRoute
@@ -141,6 +142,9 @@ def create_job(caller: Trainer, body: NewJob) -> JobObject:
         session.flush()
         stands_for = "" if target.base == body.model else f"; `{body.model}` stands for {shown(target.base)} here"
         append_event(session, job.id, f"Created fine-tuning job: {job.id}{stands_for}")
+        if unknown := unknown_keys(body):
+            said = f"Keys that mean nothing here and are left out: {', '.join(unknown[:SHOWN_PROBLEMS])}"
+            append_event(session, job.id, said, level="warn")
     return shape(job, settings.organization)
 
 

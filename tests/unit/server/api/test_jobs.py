@@ -93,6 +93,29 @@ def test_a_wrong_request_names_its_field(openai: OpenAI, file: str, change: dict
     assert openai.fine_tuning.jobs.list().data == []
 
 
+def test_what_may_be_a_number_or_auto_is_said_in_one_sentence(openai: OpenAI, file: str) -> None:
+    method: dict = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 0}}}  # type: ignore[type-arg]
+    with pytest.raises(sdk.BadRequestError) as caught:
+        openai.fine_tuning.jobs.create(model="smollm2-135m", training_file=file, method=method)  # type: ignore[arg-type]
+    place = "method.supervised.hyperparameters.n_epochs"
+    assert caught.value.param == place
+    assert caught.value.body["message"] == (  # type: ignore[index]
+        f"Invalid value for '{place}': Input should be greater than or equal to 1, or 'auto'"
+    )
+
+
+def test_keys_that_nobody_knows_are_left_out_and_named(openai: OpenAI, file: str) -> None:
+    """A key in the wrong place would else be a setting that silently does not hold."""
+    job = openai.fine_tuning.jobs.create(
+        model="smollm2-135m", training_file=file, extra_body={"sed": 1},
+        method={"type": "supervised", "supervised": {"n_epochs": 3}},  # type: ignore[typeddict-unknown-key]
+    )  # fmt: skip
+    warning, _ = openai.fine_tuning.jobs.list_events(job.id).data
+    assert (warning.level, warning.message) == (
+        "warn", "Keys that mean nothing here and are left out: sed, method.supervised.n_epochs",
+    )  # fmt: skip
+
+
 def test_jobs_are_filtered_by_metadata(openai: OpenAI, file: str) -> None:
     make = openai.fine_tuning.jobs.create
     a = make(model="smollm2-135m", training_file=file, metadata={"team": "a", "n": "1"}).id
