@@ -52,6 +52,7 @@ for tag, pattern, first in (
 
 NEEDED = {"run": "model.id and data.train", "sweep": "run and fields", "task": "examples"}
 """What each kind of file cannot do without."""
+ROWS = (".jsonl", ".csv", ".tsv", ".parquet")
 
 
 def read_yaml(path: Path, kind: Literal["run", "sweep", "task"] = "run") -> dict[str, Any]:
@@ -59,6 +60,9 @@ def read_yaml(path: Path, kind: Literal["run", "sweep", "task"] = "run") -> dict
     try:
         if path.is_dir():
             raise ConfigError(f"{path} is a folder", hint=f"name the {kind} file inside it", param=str(path))
+        if path.suffix in ROWS and path.exists():
+            raise ConfigError(f"{path} holds rows and is no {kind} file", param=str(path),
+                              hint=f"write a YAML file that names it; it needs at least {NEEDED[kind]}")  # fmt: skip
         if path.stat().st_size > LARGEST_BYTES:
             raise ConfigError(f"{path} is too large for a {kind} file", hint="is it the data file?", param=str(path))
         text = path.read_bytes().decode("utf-8-sig")

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from residency.config.graders import Grader, Multi, Python
+from residency.config.problems import by_path, either
 from residency.errors import GraderError, RequestError
 from residency.graders.score import check_grader
 from residency.records import Grade
@@ -27,10 +28,11 @@ DETAILS = (
 
 def parse_grader(value: dict[str, Any], settings: Settings) -> Grader:
     """Raises RequestError where it is no grader, GraderError where it could never work or may not run here."""
+    asked = normalised(value)
     try:
-        grader = GRADER.validate_python(normalised(value))
+        grader = GRADER.validate_python(asked)
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+        problems = [f"{path}: {either(details)}" for path, details in by_path(error.errors(), asked).items()]
         raise RequestError(
             f"Invalid grader: {'; '.join(problems[:5])}", param="grader", code="invalid_grader"
         ) from None

@@ -219,6 +219,9 @@ def test_what_is_no_run_file_is_refused_with_the_place(tmp_path: Path, text: str
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     assert "there is no file" in refusal(tmp_path / "none.yaml")
+    assert "there is no file" in refusal(tmp_path / "none.jsonl")
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    assert "holds rows and is no run file\nhint: write a YAML file that names it" in refusal(tmp_path / "rows.jsonl")
     assert "is a folder" in refusal(tmp_path)
 
 
