@@ -12,6 +12,7 @@ import typer
 
 from residency.cli.options import AsJson
 from residency.cli.output import print_answer, print_line, print_table, table
+from residency.errors import ConfigError
 
 if TYPE_CHECKING:
     from residency.server.database.connect import Database
@@ -53,7 +54,7 @@ def create(
     """Make a key and show it, once."""
     from residency.server.keys import USUAL, create_key
 
-    with opened(home, database) as found, found.write() as session:
+    with opened(home, database, new=True) as found, found.write() as session:
         row, secret = create_key(session, name, project, scope or USUAL)
     if as_json:
         print_answer(record(row) | {"key": secret})
@@ -97,17 +98,24 @@ def revoke(
 
 
 @contextmanager
-def opened(home: Path, database: str | None) -> Iterator[Database]:
-    """Raises ConfigError where the extra `server` is not installed."""
+def opened(home: Path, database: str | None, *, new: bool = False) -> Iterator[Database]:
+    """With `new` the folder is made where there is none.
+
+    Raises ConfigError where the extra `server` is not installed, and where the folder has no database.
+    """
     from residency.server.extra import require_server_extra
 
     require_server_extra()
     from residency.server.database.connect import open_database
     from residency.server.settings import Settings
 
-    if database is None:
+    settings = Settings(home=home, database=database)
+    if database is None and new:
         home.mkdir(parents=True, exist_ok=True)
-    found = open_database(Settings(home=home, database=database).database_url)
+    elif database is None and not settings.database_file.exists():
+        raise ConfigError(f"{home} is no server's folder: it has no {settings.database_file.name}", param="--home",
+                          hint="name it with --home, or make a key with `residency keys create`")  # fmt: skip
+    found = open_database(settings.database_url)
     try:
         yield found
     finally:

@@ -38,7 +38,12 @@ class Settings:
 
     @property
     def database_url(self) -> str:
-        return self.database or f"sqlite:///{self.home.absolute() / 'server.db'}"
+        return self.database or f"sqlite:///{self.database_file}"
+
+    @property
+    def database_file(self) -> Path:
+        """Where no other database is named."""
+        return self.home.absolute() / "server.db"
 
     @property
     def files_url(self) -> str:

@@ -48,5 +48,16 @@ def test_people_see_the_key_and_its_scopes(tmp_path: Path, capsys: pytest.Captur
 def test_a_wrong_id_or_scope_is_named(
     words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert main(["keys", "create", "--home", str(tmp_path)]) == 0
     assert main(["keys", *words, "--home", str(tmp_path)]) == 2
     assert words[-1] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [("list",), ("revoke", "key_1")])
+def test_a_folder_without_a_server_is_named_and_not_made_into_one(
+    words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "hmoe"
+    assert main(["keys", *words, "--home", str(home)]) == 2
+    assert "hmoe is no server's folder: it has no server.db" in capsys.readouterr().err
+    assert not home.exists()

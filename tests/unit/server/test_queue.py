@@ -111,6 +111,18 @@ def test_work_without_a_heartbeat_is_taken_over_and_the_first_worker_writes_noth
         assert session.scalars(select(JobEvent)).all() == []
 
 
+def test_the_log_says_how_work_ended_and_not_what_it_was_about(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    (made,) = make_jobs(database, 1)
+    with database.write() as session:
+        job = queue.claim(session, Job, "a", ("queued",))
+        assert job is not None
+        queue.release(session, job, "failed", error={"code": "invalid_file_format", "message": "row 3: secret"})
+    assert caplog.messages == [f"{made}: failed (invalid_file_format)"]
+
+
 def test_a_heartbeat_tells_what_the_client_wants(database: Database) -> None:
     make_jobs(database, 1)
     with database.write() as session:

@@ -6,6 +6,7 @@ written and LeaseLost is raised: the work goes on elsewhere, and this worker dro
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from residency.server.database.tables import Batch, Checkpoint, Device, EvalRun, Job, JobEvent, Model
 
+log = logging.getLogger(__name__)
 LEASE_SECONDS = 30.0
 """Without a heartbeat for this long, the work is anybody's."""
 
@@ -64,6 +66,8 @@ def keep(session: Session, work: Job | EvalRun | Batch, **values: Any) -> None:
 def release(session: Session, work: Job | EvalRun | Batch, status: str, **values: Any) -> None:
     """Ends this attempt: with a final status, or with one that others may claim."""
     keep(session, work, status=status, worker=None, lease_until=0.0, wanted=None, **values)
+    error = values.get("error")
+    log.info("%s: %s", work.id, f"{status} ({error['code']})" if error else status)
 
 
 def put_back(session: Session, work: EvalRun | Batch, status: str) -> None:
