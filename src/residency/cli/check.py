@@ -191,12 +191,12 @@ def show_findings(audit: Audit) -> None:
     print_line(f"score:  {audit.score} of 100")
     for finding, points in zip(audit.findings, points_lost(audit.findings), strict=True):
         cost = f" (-{points:.1f} points)" if points >= 0.05 else ""
-        print_line(f"\n{finding.severity}: {finding.check}{cost}: {finding.message}", wrap=True)
+        print_line(f"\n{finding.severity}: {finding.check}{cost}: {finding.message}")
         for number, origin in enumerate(finding.rows[:ROWS_SHOWN]):
             text = finding.data["reasons"][number] if "reasons" in finding.data else said.get(origin)
-            print_line(f"  {origin}: {text}" if text else f"  {origin}", wrap=True)
+            print_line(f"  {origin}: {text}" if text else f"  {origin}")
             if finding.others:
                 other, how = finding.others[number], BESIDE.get(finding.check, "as")
-                print_line(f"    {how} {other}: {said[other]}" if other in said else f"    {how} {other}", wrap=True)
+                print_line(f"    {how} {other}: {said[other]}" if other in said else f"    {how} {other}")
         if len(finding.rows) > ROWS_SHOWN:
             print_line(f"  and {len(finding.rows) - ROWS_SHOWN:,} more (--json names them)")

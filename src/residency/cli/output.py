@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from residency import progress
 from residency.evals.wording import SPACE, percent, points, probability, score, signed
@@ -24,9 +26,21 @@ def print_answer(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, allow_nan=False), flush=True)
 
 
-def print_line(text: str = "", *, wrap: bool = False) -> None:
-    """With `wrap`, a terminal breaks long lines between words; a file or a pipe has them whole."""
-    stdout.print(text, markup=False, soft_wrap=not (wrap and stdout.is_terminal))
+def print_line(text: str = "", *, style: str | None = None, console: Console = stdout) -> None:
+    console.print(laid_out(text, console), style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def laid_out(text: str, console: Console) -> str:
+    """A terminal breaks long lines between words, and no word, which may be a path; a file or a pipe has them whole."""
+    if not console.is_terminal:
+        return text
+    return "\n".join(_broken(line, console.width) for line in text.split("\n"))
+
+
+def _broken(line: str, width: int) -> str:
+    indent = line[: len(line) - len(line.lstrip())]
+    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False,
+                         replace_whitespace=False, expand_tabs=False)  # fmt: skip
 
 
 def print_table(table: Table) -> None:
@@ -34,10 +48,9 @@ def print_table(table: Table) -> None:
 
 
 def print_error(text: str) -> None:
-    message, *rest = text.split("\n")
-    progress.console.print("error: ", style="bold red", end="")
-    for line in (message, *rest):
-        progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+    shown = Text(laid_out(f"error: {text}", progress.console))
+    shown.stylize("bold red", 0, len("error:"))
+    progress.console.print(shown, soft_wrap=True)
 
 
 def listener(as_json: bool) -> Callable[[Event], None]:
@@ -47,9 +60,7 @@ def listener(as_json: bool) -> Callable[[Event], None]:
 
 def print_event(event: Event) -> None:
     prefix = "" if event.level == "info" else f"{event.level}: "
-    progress.console.print(
-        prefix + event.message, style=STYLES[event.level], markup=False, highlight=False, soft_wrap=True
-    )
+    print_line(prefix + event.message, style=STYLES[event.level], console=progress.console)
 
 
 def print_event_as_json(event: Event) -> None:

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from residency.cli.evaluate import one_line
-from residency.cli.output import comparison_table, print_error, print_event, table
+from residency.cli.output import comparison_table, print_error, print_event, print_line, table
 from residency.records import Comparison, Event, Interval
 
 
@@ -35,6 +35,23 @@ def test_mean_scores_are_no_percentages_and_have_no_p_value() -> None:
     assert "+0.600" in text
     assert "%" not in text
     assert "p =" not in text
+
+
+def test_a_terminal_breaks_lines_between_words_and_never_a_path() -> None:
+    path = "/a/long/way/to/" + "a-folder/" * 8
+    text = f"the run is in {path} and a word after it, and some more\n  a row: what it says goes on below itself"
+
+    def shown(*, terminal: bool) -> str:
+        console = Console(width=40, force_terminal=terminal, no_color=True)
+        with console.capture() as capture:
+            print_line(text, console=console)
+        return capture.get()
+
+    assert shown(terminal=True).splitlines() == [
+        "the run is in", path, "and a word after it, and some more",
+        "  a row: what it says goes on below", "  itself",
+    ]  # fmt: skip
+    assert shown(terminal=False) == f"{text}\n"
 
 
 def test_numbers_stay_whole_in_a_narrow_terminal() -> None:
