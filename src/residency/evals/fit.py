@@ -41,8 +41,8 @@ class Fit:
             return None
         last, best = self.evaluations[-1], min(self.evaluations, key=lambda one: one.loss)
         return (
-            f"training went on after it had stopped helping (held-out loss {last.loss:.3f} at step {last.step}, "
-            f"{best.loss:.3f} at step {best.step}, whose weights are the result)"
+            f"training went on after it had stopped helping (held-out loss {last.loss:.3g} at step {last.step}, "
+            f"{best.loss:.3g} at step {best.step}, whose weights are the result)"
         )
 
 

@@ -246,8 +246,8 @@ def judged(state: Progress, metric: Metric, run: RunFolder) -> Progress:
     run.append("metrics.jsonl", metric.model_copy(update={"train_loss": train_loss, "badge": found}))
     overfit = state.overfit_measurements + 1 if found == "OVERFIT" else 0
     if overfit == 1:
-        run.say("overfit", f"overfitting at step {state.step}: training loss {train_loss:.3f}, held-out loss "
-                f"{metric.loss:.3f}, {min(losses):.3f} at its best; fewer train.epochs or more rows would help",
+        run.say("overfit", f"overfitting at step {state.step}: training loss {train_loss:.3g}, held-out loss "
+                f"{metric.loss:.3g}, {min(losses):.3g} at its best; fewer train.epochs or more rows would help",
                 level="warning", step=state.step)  # fmt: skip
     return state.model_copy(update={
         "loss_since_measured": 0.0, "tokens_since_measured": 0, "correct_since_measured": 0,

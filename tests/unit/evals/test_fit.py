@@ -42,11 +42,11 @@ def test_a_run_without_held_out_rows_has_no_badge() -> None:
 def test_the_last_badge_is_the_runs_and_names_the_best_step() -> None:
     evaluations = [
         Metric(step=step, epoch=0, split="eval", loss=loss, tokens=9, seconds=0, train_loss=0.1, badge=found)
-        for step, loss, found in ((10, 0.5, "WATCH"), (20, 0.6, "OVERFIT"))
+        for step, loss, found in ((10, 0.00288, "WATCH"), (20, 0.00304, "OVERFIT"))
     ]
     fit = judge_fit(evaluations)
     assert fit.badge == "OVERFIT"
-    assert "0.500 at step 10" in str(fit.warning)
+    assert "0.00304 at step 20, 0.00288 at step 10" in str(fit.warning)
 
 
 def test_barely_adapted_is_recognised_and_says_what_to_change() -> None:
