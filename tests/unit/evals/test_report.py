@@ -124,6 +124,8 @@ def test_data_is_shown_and_never_run(tmp_path: Path) -> None:
     assert "<script>alert(1)</script>" in page.text
     assert "49" not in page.text
     assert HOSTILE in page.text
+    assert "row 1" in page.text  # as files and `residency eval` count them
+    assert "row 0" not in page.text
     markdown = (run / "report.md").read_text()
     outside = re.sub(r"^(`{3,})\n.*?\n\1$", "", markdown, flags=re.DOTALL | re.MULTILINE)
     assert "<script>" not in outside
