@@ -48,7 +48,7 @@ def chat(
     """
     sides, note = open_speakers(name, runs, Manner(system, temperature, max_new_tokens), with_base=base)
     if note:
-        console.print(note, style="dim", markup=False, highlight=False, soft_wrap=True)
+        print_line(note, style="dim", console=console)
     for question in questions():
         if question == "/quit":
             return
@@ -64,6 +64,8 @@ def questions() -> Iterator[str]:
     interactive = sys.stdin.isatty()
     if interactive:
         import readline  # noqa: F401  # gives input() its line editing
+
+        print_line("/reset forgets the conversation, /quit or Ctrl-D ends it", style="dim", console=console)
     while True:
         try:
             line = input("> ") if interactive else sys.stdin.readline()
@@ -71,6 +73,9 @@ def questions() -> Iterator[str]:
         except EOFError:
             print_line()
             return
+        except KeyboardInterrupt:
+            print_line()
+            raise
         except UnicodeError:
             raise ConfigError("standard input is not UTF-8 text", hint="send UTF-8", param="stdin") from None
         if not line and not interactive:
