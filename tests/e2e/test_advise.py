@@ -131,6 +131,15 @@ def test_pilots_say_what_more_rows_would_bring(task: Path) -> None:
     assert '"kind":"model"' not in again.stderr
 
 
+def test_too_few_examples_lead_to_more_of_them_and_not_to_pilots_that_would_be_refused(task: Path) -> None:
+    write_rows(Path("examples.jsonl"), rows(24))
+    outcome = residency("advise", "task.yaml")
+    assert outcome.exit_code == 0, outcome.stderr
+    page = Path("advice/colors/advice.md").read_text()
+    assert "Write down more examples first, and ask again: pilots (--pilots) need 32 rows to train on" in page
+    assert "Were these shares those of enough rows, the choice would be" in page
+
+
 def test_what_cannot_be_advised_on_is_named(task: Path, tiny_model: Path) -> None:
     write_rows(Path("few.jsonl"), rows(5))
     few = residency("advise", "few.jsonl", "--model", tiny_model)

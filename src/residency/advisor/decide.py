@@ -220,4 +220,8 @@ def what_would_change(evidence: Evidence, choice: Choice) -> list[str]:
         said["pilot"] = (
             f"More rows: {evidence.rows['test']} to test on and {evidence.rows['train']} to train on decide little."
         )
+        if choice == "pilot":  # the branches below this one were not asked
+            then, _ = choose(found, evidence.target, enough_rows=True)
+            said["pilot"] += f" Were these shares those of enough rows, the choice would be {then}."
+            said = {name: said[name] for name in ("prompt", "retrieval", "pilot")}
     return [sentence for name, sentence in said.items() if name != choice or name == "pilot"]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from residency.advisor.advice import Advice, Proposal
 from residency.advisor.decide import Choice, Evidence, Figures, figures_of
 from residency.advisor.mistakes import FORM, MISTAKES
+from residency.advisor.pilots import LEAST_ROWS
 from residency.advisor.probe import TEMPERATURE
 from residency.evals.stats import paired_bootstrap
 from residency.evals.wording import duration, memory, points
@@ -49,7 +50,7 @@ def page(advice: Advice) -> str:
     parts = [
         f"# {TITLES[decision.choice]}",
         " ".join(decision.reasons),
-        NEXT[decision.choice],
+        _next(decision.choice, rows["train"]),
         _firmness(advice),
         "## What was measured",
         f"{advice.model} on {rows['test']} untouched rows, judged by {evidence.grader} ({advice.grader_reason}). The "
@@ -63,6 +64,15 @@ def page(advice: Advice) -> str:
         "\n".join(f"- {sentence}" for sentence in advice.would_change),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _next(choice: Choice, train: int) -> str:
+    if choice == "pilot" and train < LEAST_ROWS:
+        return (
+            f"Write down more examples first, and ask again: pilots (--pilots) need {LEAST_ROWS} rows to train on, and "
+            f"there are {train}."
+        )
+    return NEXT[choice]
 
 
 def _firmness(advice: Advice) -> str:

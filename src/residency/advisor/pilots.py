@@ -36,6 +36,7 @@ Subset: TypeAlias = tuple[int, int]
 SHARES = (8, 4, 2, 1)
 """Subsets have a SHARES-th of the rows; the smallest is trained with two seeds."""
 FEWEST_ROWS = 8
+LEAST_ROWS = FEWEST_ROWS * SHARES[-FEWEST_POINTS]
 FOLDER = "pilots"
 MEASURED = "eval/test.tuned.json"
 
@@ -83,7 +84,7 @@ def nested(rows: int) -> list[Subset]:
     if len(sizes) < FEWEST_POINTS:
         raise DataError(
             f"{rows} rows are too few for pilots", param="examples",
-            hint=f"{FEWEST_ROWS * SHARES[-FEWEST_POINTS]} to train on are the least",
+            hint=f"{LEAST_ROWS} to train on are the least",
         )  # fmt: skip
     return [(sizes[0], 0), (sizes[0], 1), *((size, 0) for size in sizes[1:])]
 

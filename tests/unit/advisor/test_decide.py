@@ -67,6 +67,14 @@ def test_a_close_call_is_shown_as_one() -> None:
     assert all(share > 0.2 for share in close.values())
 
 
+def test_with_too_few_rows_it_is_said_what_their_shares_would_mean_and_nothing_is_asked_for_that_is_there() -> None:
+    """Fine-tuning does not lack mistakes of form here, but rows."""
+    said = what_would_change(evidence(80, kind="format", train=20), "pilot")
+    assert len(said) == 3
+    assert said[-1].endswith("decide little. Were these shares those of enough rows, the choice would be fine-tune.")
+    assert not any(sentence.startswith(("Fine-tuning", "Reinforcement")) for sentence in said)
+
+
 def test_every_other_branch_says_what_it_would_need() -> None:
     said = what_would_change(evidence(40, kind="format"), "fine-tune")
     assert len(said) == 4
