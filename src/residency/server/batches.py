@@ -28,6 +28,7 @@ from residency.server.worker_pulse import Pulse, pulse
 
 AT_ONCE = 16
 MOST_REQUESTS = 50_000
+SHOWN_LINES = 50
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions")
 
 
@@ -44,7 +45,10 @@ def carry_out(desk: Desk, batch: Batch) -> None:
     folder = desk.work(batch.id)
     with pulse(desk.database, batch) as beating:
         try:
-            requests = read_requests(desk, batch)
+            requests, wrong = read_requests(desk, batch)
+            if wrong:
+                fail(desk, batch, wrong[0] | {"others": wrong[1:]})
+                return
             folder.mkdir(parents=True, exist_ok=True)
             finished = ask_all(desk, batch, requests, folder, beating)
             if beating.lost:
@@ -59,9 +63,16 @@ def carry_out(desk: Desk, batch: Batch) -> None:
             if error.code == UNAVAILABLE:
                 give_back(desk, batch)
                 return
-            problem = {"code": error.code, "message": str(error), "param": error.param, "line": None}
-            with desk.database.write() as session:
-                release(session, batch, "failed", finished_at=time.time(), error=problem)
+            fail(desk, batch, problem(error))
+
+
+def fail(desk: Desk, batch: Batch, problem: dict[str, Any]) -> None:
+    with desk.database.write() as session:
+        release(session, batch, "failed", finished_at=time.time(), error=problem)
+
+
+def problem(error: ResidencyError, line: int | None = None) -> dict[str, Any]:
+    return {"code": error.code, "message": str(error), "param": error.param, "line": line}
 
 
 def give_back(desk: Desk, batch: Batch) -> None:
@@ -69,20 +80,29 @@ def give_back(desk: Desk, batch: Batch) -> None:
         put_back(session, batch, "in_progress")
 
 
-def read_requests(desk: Desk, batch: Batch) -> list[Request]:
-    """Raises RequestError where a line is no request that this batch can send."""
+def read_requests(desk: Desk, batch: Batch) -> tuple[list[Request], list[dict[str, Any]]]:
+    """The requests, and the first SHOWN_LINES lines that are none which this batch can send.
+
+    Raises RequestError where they are too few or too many.
+    """
     requests: dict[str, Request] = {}
+    wrong: list[dict[str, Any]] = []
     with desk.storage.open(batch.input_file_id) as file:
         for number, line in enumerate(file, 1):
-            if line.strip():
-                request = read_request(line, batch.endpoint, number)
-                if request.custom_id in requests:
-                    raise RequestError(f"line {number}: custom_id {request.custom_id[:100]} is there twice",
-                                       code="duplicate_custom_id")  # fmt: skip
-                requests[request.custom_id] = request
-    if not 0 < len(requests) <= MOST_REQUESTS:
+            try:
+                if line.strip():
+                    request = read_request(line, batch.endpoint, number)
+                    if request.custom_id in requests:
+                        raise RequestError(f"line {number}: custom_id {request.custom_id[:100]} is there twice",
+                                           code="duplicate_custom_id")  # fmt: skip
+                    requests[request.custom_id] = request
+            except RequestError as error:
+                wrong.append(problem(error, number))
+                if len(wrong) == SHOWN_LINES:
+                    break
+    if not wrong and not 0 < len(requests) <= MOST_REQUESTS:
         raise RequestError(f"a batch has 1 to {MOST_REQUESTS:,} requests, not {len(requests):,}", code="invalid_file")
-    return list(requests.values())
+    return list(requests.values()), wrong
 
 
 def read_request(line: bytes, endpoint: str, number: int) -> Request:

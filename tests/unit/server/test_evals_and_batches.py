@@ -244,6 +244,16 @@ def test_a_file_that_is_no_batch_fails_before_anything_is_asked(desk: Desk, line
     assert reason in shown["errors"]["data"][0]["message"]
 
 
+def test_every_line_that_is_no_request_is_named(desk: Desk) -> None:
+    make_batch(desk, line("a", "x"), "{", line("b", "x", url="/v1/completions"))
+    shown = batch_api.shape(carry_out_batch(desk))
+    assert shown["errors"] is not None
+    assert [(one["line"], one["code"]) for one in shown["errors"]["data"]] == [
+        (2, "invalid_json_line"), (3, "mismatched_endpoint"),
+    ]  # fmt: skip
+    assert set(shown["errors"]["data"][0]) == {"code", "message", "param", "line"}
+
+
 def test_a_batch_that_is_taken_over_asks_nothing_twice(desk: Desk) -> None:
     make_batch(desk, line("a", "hello"), line("b", "world"))
     with desk.database.read() as session:

@@ -66,7 +66,7 @@ def shape(batch: Batch) -> BatchObject:
         "id": batch.id,
         "object": "batch",
         "endpoint": batch.endpoint,
-        "errors": {"object": "list", "data": [batch.error]} if batch.error else None,
+        "errors": shape_errors(batch.error) if batch.error else None,
         "input_file_id": batch.input_file_id,
         "completion_window": batch.completion_window,
         "status": "cancelling" if batch.wanted == "cancel" else batch.status,
@@ -82,6 +82,11 @@ def shape(batch: Batch) -> BatchObject:
         "request_counts": batch.counts,
         "metadata": batch.labels,
     }
+
+
+def shape_errors(error: dict[str, Any]) -> dict[str, Any]:
+    first = {key: value for key, value in error.items() if key != "others"}
+    return {"object": "list", "data": [first, *error.get("others", [])]}
 
 
 @router.post("")
