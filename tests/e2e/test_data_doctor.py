@@ -53,6 +53,7 @@ def test_fix_repairs_into_a_new_file_and_leaves_contradictions_to_a_person() -> 
     outcome = residency("check", "rows.jsonl", "--fix", "clean.jsonl")
     assert outcome.exit_code == 0, outcome.stderr
     assert "error: unusable" in outcome.stdout
+    assert "changes: mask (secrets): 1 row, strip (residue): 1 row, drop (unusable): 1 row; each" in outcome.stdout
     assert "left as they are: rows that contradict another, 1" in outcome.stdout
     rows = read("clean.jsonl")
     assert len(rows) == 54

@@ -46,6 +46,7 @@ def refuse_fix(fix: Path | None, wishes: Wishes) -> None:
 
 def fix_rows(source: str, audit: Audit, unusable: Mapping[Origin, str], out: Path, wishes: Wishes) -> dict[str, Any]:
     """Writes the repaired rows and the change log; returns what was done, `said` in sentences."""
+    from residency.data.audit.findings import count as row_count
     from residency.data.audit.fix import change_log, parse_drops, proposals, write_fixed
     from residency.data.audit.parts import parse_shares, split_by_cluster
 
@@ -59,11 +60,11 @@ def fix_rows(source: str, audit: Audit, unusable: Mapping[Origin, str], out: Pat
     written = write_fixed(source, changes, out, parts)
     made = Counter(f"{change.action} ({change.check})" for change in changes)
     left = sum(not change.wanted for change in proposed) - sum(not change.wanted for change in changes)
-    listed = ", ".join(f"{count:,} {name}" for name, count in made.items()) or "none"
+    listed = ", ".join(f"{name}: {row_count(count)}" for name, count in made.items()) or "none"
     said = [
         "",
         *(f"wrote {name}: {rows:,} rows" for name, rows in written.items()),
-        f"changes: {listed}; each in {change_log(out)}",
+        f"changes: {listed}; each is in {change_log(out)}",
     ]
     if left:
         said.append(f"left as they are: rows that contradict another, {left:,}; --fix with --review asks for each")
