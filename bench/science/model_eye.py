@@ -1,9 +1,10 @@
 """How well the model's eye ranks wrong answers: swapped ones in real rows, and counterfactual facts.
 
-    python bench/science/model_eye.py rows.jsonl [more.jsonl ...] [--rows 200] [--swapped 0.2] [--model smollm2-135m]
+    python bench/science/model_eye.py rows.jsonl [more.jsonl ...] [--rows 1000] [--of 10000] [--swapped 0.15]
 
 Without files it reads the documentation of installed packages (`docstrings.py`). In each corpus a share of the answers
-change places with each other; the ranking is by `doubts`. The facts (`facts.py`) are ranked by the gap to the
+change places with each other. As in the product, all its rows (at most `--of`) tell what goes together, and the model
+reads `--rows` of them; the ranking is by `doubts`. The facts (`facts.py`) are ranked by the gap to the
 model's own answer. AUROC is the chance that a wrong row stands before a right one, with a 95 % bootstrap interval.
 Writes bench/results/model_eye.json.
 """
@@ -33,7 +34,7 @@ from residency.data.messages import Example, Origin
 from residency.data.render import Renderer, renderer_for
 from residency.data.validate import load_examples
 from residency.engine.engine import Engine
-from residency.evals.model_eye import ask, doubts, following_ratios
+from residency.evals.model_eye import ask, doubts, follow
 from residency.models.load import load_model, load_tokenizer
 
 RESULTS = Path(__file__).parents[1] / "results" / "model_eye.json"
@@ -45,8 +46,9 @@ LONGEST_CHARACTERS = 1200
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", type=Path)
-    parser.add_argument("--rows", type=int, default=200)
-    parser.add_argument("--swapped", type=float, default=0.2)
+    parser.add_argument("--rows", type=int, default=1000)
+    parser.add_argument("--of", type=int, default=10_000)
+    parser.add_argument("--swapped", type=float, default=0.15)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--threads", type=int, default=1)
@@ -58,7 +60,8 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     engine = Engine(load_model(model, dtype=torch.float32, device=device))
     for name, rows in corpora(options.files):
-        write(f"swapped: {name}", swapped(engine, renderer, rows, options))
+        found = swapped(engine, renderer, rows, options)
+        write(f"swapped: {name}, {found['rows']:,} of {found['of_rows']:,} rows", found)
     if not options.no_facts:
         write("counterfactual facts", counterfactual(engine, renderer, options))
 
@@ -73,16 +76,20 @@ def corpora(files: Sequence[Path]) -> list[tuple[str, list[Example]]]:
 def swapped(engine: Engine, renderer: Renderer, rows: Sequence[Example], options: argparse.Namespace) -> dict[str, Any]:
     short = [row for row in rows if sum(len(each["content"] or "") for each in row.messages) <= LONGEST_CHARACTERS]
     random.Random(options.seed).shuffle(short)
-    chosen, wrong = swap_answers(short[: options.rows], options.swapped)
+    given, changed = swap_answers(short[: options.of], options.swapped)
+    drawn = np.random.default_rng(options.seed).permutation(len(given))[: options.rows]
+    chosen, wrong = [given[row] for row in drawn], changed[drawn]
     began = time.monotonic()
-    ratios, fits = following_ratios(engine, renderer, chosen), answer_fits(table_of(chosen))
-    seconds = (time.monotonic() - began) / len(chosen)
-    return auroc(doubts(ratios, fits), wrong) | {
-        "by_the_model_alone": area(ratios, wrong),
-        "by_word_vectors_alone": area(-fits, wrong),
-        "median_right": float(np.median(ratios[~wrong])),
-        "median_wrong": float(np.median(ratios[wrong])),
-        "seconds_per_row": seconds,
+    fits = answer_fits(table_of(given))[drawn]
+    learned = time.monotonic()
+    read = follow(engine, renderer, chosen)
+    return auroc(doubts(read, fits), wrong) | {
+        "of_rows": len(given),
+        "by_the_model_alone": area(-read.gains, wrong),
+        "by_its_ratios": area(read.ratios, wrong),
+        "by_the_other_rows_alone": area(-fits, wrong),
+        "seconds_for_all_rows": learned - began,
+        "seconds_a_row_read": (time.monotonic() - learned) / len(chosen),
     }
 
 

@@ -1,7 +1,8 @@
 """The untuned model's eye on the data: answers that do not follow from their prompts, facts it holds otherwise.
 
 Both are review queues. Wrong answers stand near the top of the first (the instruction-following difficulty of Li et al.
-2308.12032), and so do right answers that are merely surprising. The second says what a model knows by asking it with
+2308.12032, beside what the rows themselves say goes together), and so do right answers that are merely surprising. The
+second says what a model knows by asking it with
 worked examples (SliCK, Gekhman et al. 2405.05904), where a bare chat prompt would mostly measure its style.
 """
 
@@ -53,6 +54,16 @@ class Belief:
     """How much likelier its own answer is than the row's where the two part, in nats, mean over the contexts."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Following:
+    """How much an answer follows from its prompt; both of shape (rows,)."""
+
+    ratios: NDArray[np.float64]
+    """The mean negative log-likelihood behind the prompt over that behind an empty question."""
+    gains: NDArray[np.float64]
+    """By how many nats the prompt makes the whole answer likelier."""
+
+
 def look(
     engine: Engine, renderer: Renderer, examples: Sequence[Example], most: int | None, seed: int = 0
 ) -> list[Finding]:
@@ -70,9 +81,10 @@ def look(
 def check_following(
     engine: Engine, renderer: Renderer, examples: Sequence[Example], fits: NDArray[np.float64]
 ) -> list[Finding]:
-    """`fits`: how well each answer fits by word vectors (`answer_fits`)."""
-    ratios = following_ratios(engine, renderer, examples)
-    order = np.argsort(-doubts(ratios, fits), kind="stable")
+    """`fits`: how well each answer goes with its question by the other rows (`answer_fits`)."""
+    read = follow(engine, renderer, examples)
+    ratios = read.ratios
+    order = np.argsort(-doubts(read, fits), kind="stable")
     queue = [int(i) for i in order if ratios[i] >= DOES_NOT_FOLLOW]
     if not queue:
         return []
@@ -85,21 +97,27 @@ def check_following(
     )]  # fmt: skip
 
 
-def doubts(ratios: NDArray[np.float64], fits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Shape (rows,): how much speaks against each answer, by the model and by word vectors in equal parts. Where
-    answers are short talk neither tells enough alone."""
-    return -standardised(-ratios) - standardised(fits)
+def doubts(read: Following, fits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Shape (rows,): how much speaks against each answer, by the model and by the other rows in equal parts. Where
+    answers are short talk neither tells enough alone.
+
+    The model's part is the gain of the whole answer: its mean over the tokens would set a long right answer, of which
+    the question foretells a part, beside a short wrong one.
+    """
+    return -standardised(read.gains) - standardised(fits)
 
 
-def following_ratios(engine: Engine, renderer: Renderer, examples: Sequence[Example]) -> NDArray[np.float64]:
-    """Shape (rows,): the answer's mean negative log-likelihood behind its prompt, over that behind an empty question.
+def follow(engine: Engine, renderer: Renderer, examples: Sequence[Example]) -> Following:
+    """Reads each answer behind its prompt and behind an empty question.
 
     The empty question keeps the system text and the chat's frame, so that only what was asked makes the difference.
     """
     asked = last_answers(renderer, [example.messages for example in examples], examples)
     unasked = last_answers(renderer, [unasked_messages(example) for example in examples], examples)
-    scores = mean_losses(engine, asked + unasked)
-    return scores[: len(examples)] / np.maximum(scores[len(examples) :], 1e-6)
+    losses = mean_losses(engine, asked + unasked)
+    with_prompt, without = losses[: len(examples)], losses[len(examples) :]
+    tokens = np.array([row.trained.sum() for row in asked])
+    return Following(with_prompt / np.maximum(without, 1e-6), tokens * (without - with_prompt))
 
 
 def unasked_messages(example: Example) -> tuple[Message, ...]:

@@ -14,13 +14,14 @@ from residency.data.render import Renderer, renderer_for
 from residency.engine.engine import FULL, Engine
 from residency.engine.optim import StepSettings
 from residency.evals.model_eye import (
+    Following,
     ask,
     belief,
     check_following,
     check_knowledge,
     doubts,
     factual,
-    following_ratios,
+    follow,
     last_answers,
     look,
     says,
@@ -75,20 +76,27 @@ def engine(renderer: Renderer) -> Engine:
 def test_answers_that_do_not_follow_stand_first(engine: Engine, renderer: Renderer) -> None:
     asked = colours(12)
     asked[3], asked[7] = answered(asked[3], "sky"), answered(asked[7], "fire")
-    ratios = following_ratios(engine, renderer, asked)
-    assert set(np.argsort(-ratios)[:2].tolist()) == {3, 7}
+    read = follow(engine, renderer, asked)
+    assert set(np.argsort(-read.ratios)[:2].tolist()) == {3, 7}
+    assert set(np.argsort(read.gains)[:2].tolist()) == {3, 7}
     (found,) = check_following(engine, renderer, asked, np.zeros(12))
     assert {str(origin) for origin in found.rows[:2]} == {"train.jsonl:4", "train.jsonl:8"}
     assert found.data["ratios"] == sorted(found.data["ratios"], reverse=True)
 
 
-def test_word_vectors_have_a_say_in_the_order() -> None:
-    """The model finds the last two alike; one has nothing of its question either."""
-    ratios, fits = np.array([0.3, 0.4, 0.5, 0.95, 0.95]), np.array([0.0, 0.2, -0.2, 0.2, -3.0])
-    assert np.argsort(-doubts(ratios, fits)).tolist()[:2] == [4, 3]
+def test_the_other_rows_have_a_say_in_the_order() -> None:
+    """The model finds the last two alike; one does not go with its question by the other rows either."""
+    read = Following(np.array([0.3, 0.4, 0.5, 0.95, 0.95]), np.array([12.0, 10.0, 11.0, 0.5, 0.5]))
+    assert np.argsort(-doubts(read, np.array([0.0, 0.2, -0.2, 0.2, -3.0]))).tolist()[:2] == [4, 3]
 
 
-def test_the_ratio_is_that_of_plain_log_likelihoods(engine: Engine, renderer: Renderer) -> None:
+def test_a_long_answer_is_not_doubted_for_what_its_question_does_not_foretell() -> None:
+    """Its ratio is that of the second, and it gains ten times as much."""
+    read = Following(np.array([0.3, 0.9, 0.9, 0.4]), np.array([9.0, 0.8, 8.0, 10.0]))
+    assert np.argmax(doubts(read, np.zeros(4))) == 1
+
+
+def test_ratio_and_gain_are_those_of_plain_log_likelihoods(engine: Engine, renderer: Renderer) -> None:
     row = colours(1)[0]
     losses = []
     for question in (row.messages[0]["content"] or "", ""):
@@ -97,8 +105,11 @@ def test_the_ratio_is_that_of_plain_log_likelihoods(engine: Engine, renderer: Re
         with torch.no_grad():
             logprobs = engine.model(input_ids=ids).logits[0, :-1].log_softmax(-1)
         chosen = logprobs.gather(-1, ids[0, 1:, None])[:, 0]
-        losses.append(-float(chosen[torch.from_numpy(rendered.trained[1:])].mean()))
-    assert following_ratios(engine, renderer, [row])[0] == pytest.approx(losses[0] / losses[1], rel=1e-3)
+        losses.append(-chosen[torch.from_numpy(rendered.trained[1:])])
+    asked, unasked = losses
+    read = follow(engine, renderer, [row])
+    assert read.ratios[0] == pytest.approx(float(asked.mean() / unasked.mean()), rel=1e-3)
+    assert read.gains[0] == pytest.approx(float(unasked.sum() - asked.sum()), rel=1e-3)
 
 
 def test_only_the_last_answer_is_judged_whatever_its_weight(renderer: Renderer) -> None:

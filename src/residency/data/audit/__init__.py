@@ -14,7 +14,8 @@ answers.py      stage 1: contradictions, and questions with many answers
 private.py      stage 1: secrets and personal data
 style.py        stage 1: habits of format, tone, length and label, and the rows that break them
 subjects.py     stage 2, all of it, on word vectors (embeddings.py): like rows (neighbours.py), topics (clusters.py),
-                answers that do not fit (misfits.py), test prompts far from all training prompts (coverage.py)
+                answers that do not go with their questions (misfits.py),
+                test prompts far from all training prompts (coverage.py)
 excerpts.py     what the rows say that a finding names first
 score.py        0 to 100, every lost point with its rows
 fix.py          what may be repaired, as changes a person accepts or refuses

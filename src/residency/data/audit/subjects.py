@@ -11,12 +11,13 @@ from residency.data.audit.clusters import check_topics, find_topics, subjects
 from residency.data.audit.coverage import check_coverage
 from residency.data.audit.embeddings import Vectors, embedder_installed, load_embedder
 from residency.data.audit.findings import Finding
-from residency.data.audit.misfits import check_fit, fit_scores
+from residency.data.audit.misfits import FEWEST_ROWS as FEWEST_ASKED
+from residency.data.audit.misfits import check_fit, described, fit_scores
 from residency.data.audit.neighbours import nearest_rows
 from residency.data.audit.table import Table
 
 FEWEST_ROWS, MOST_ROWS = 100, 100_000
-"""Fewer rows have no topics. Of more rows a random part is looked at, which bounds memory to some 400 MB."""
+"""Fewer rows have no topics. Of more rows a random part is looked at, which bounds memory to some 600 MB."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,15 +56,15 @@ def check_subjects(train: Table, found: Subjects | None, test: Table | None = No
             "test prompts unlike all others."
         )
         return [Finding("no_word_vectors", "note", f"{message} `pip install 'residency[topics]'` adds them.")]
-    embedder, table = load_embedder(), found.table
+    table = found.table
     findings = check_topics(find_topics(table, found.prompts, seed), table)
     if len(table) < len(train):
         findings[0] = replace(
             findings[0], message=f"{findings[0].message} Looked at: {MOST_ROWS:,} rows drawn at random."
         )
-    findings += check_fit(table, found.prompts, embedder.embed(table.answers), found.nearest)
+    findings += check_fit(table, fits_of(found, seed))
     if test is not None and len(test):
-        asked, rows = embedder.embed(subjects(test)), range(len(table))
+        asked, rows = load_embedder().embed(subjects(test)), range(len(table))
         findings += check_coverage(found.prompts, asked, table.origins(rows), test.origins(range(len(test))))
     return findings
 
@@ -72,7 +73,19 @@ def answer_fits(train: Table, seed: int = 0) -> NDArray[np.float64]:
     """Shape (rows,): the `fit_scores` of all rows; 0, which is usual, for those that are not looked at."""
     fits, found = np.zeros(len(train)), read_subjects(train, seed)
     if found is not None:
-        fits[found.rows] = fit_scores(found.prompts, load_embedder().embed(found.table.answers), found.nearest)
+        fits[found.rows] = fits_of(found, seed)
+    return fits
+
+
+def fits_of(found: Subjects, seed: int = 0) -> NDArray[np.float64]:
+    """Shape (rows looked at,): 0 for plain text, which has no question, and where there is hardly anything else."""
+    asked = np.flatnonzero([bool(prompt) for prompt in found.table.prompts])
+    fits = np.zeros(len(found.table))
+    if len(asked) >= FEWEST_ASKED:
+        answers = [found.table.answers[row] for row in asked]
+        questions = [found.table.prompts[row] for row in asked]
+        prompts, said = found.prompts[asked], load_embedder().embed(answers)
+        fits[asked] = fit_scores(described(prompts, questions), described(said, answers), seed)
     return fits
 
 

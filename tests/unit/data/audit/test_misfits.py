@@ -1,4 +1,4 @@
-"""Answers that fit neither their question nor those of its neighbours stand first."""
+"""Answers that do not go with their questions, as the other rows have it, stand first."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from scipy.stats import rankdata
 
 from residency.data.audit import embeddings, neighbours, subjects
 from residency.data.audit.embeddings import Embedder, load_embedder
-from residency.data.audit.misfits import check_fit, fit_scores
+from residency.data.audit.misfits import check_fit, described, fit_scores
 from residency.data.audit.neighbours import nearest_rows
-from residency.data.audit.subjects import check_subjects, read_subjects
+from residency.data.audit.subjects import answer_fits, check_subjects, read_subjects
 from residency.data.audit.table import Table
 from tests.unit.data.audit.word_vectors import make_embedder, prompts
 
@@ -43,8 +43,7 @@ def labels(rows: int, wrong: int) -> tuple[list[str], list[str]]:
 
 
 def scores_of(embedder: Embedder, asked: list[str], answers: list[str]) -> NDArray[np.float64]:
-    prompts = embedder.embed(asked)
-    return fit_scores(prompts, embedder.embed(answers), nearest_rows(prompts))
+    return fit_scores(described(embedder.embed(asked), asked), described(embedder.embed(answers), answers))
 
 
 @pytest.mark.parametrize("rows", [talk, labels])
@@ -56,19 +55,41 @@ def test_answers_that_do_not_fit_have_the_lowest_scores(tmp_path: Path, rows: ob
     assert wrong_below_right > 0.9
 
 
+def test_style_alone_tells_where_words_mean_nothing(tmp_path: Path) -> None:
+    """Every third question wants a list and every third JSON; a few get what another kind is due."""
+    forms = ["Yes, with pleasure.", '{"done": true}', "- one\n- two\n- three"]
+    asked = prompts(300)
+    answers = [forms[(i + (i < 15)) % 3] for i in range(300)]
+    scores = scores_of(make_embedder(tmp_path), asked, answers)
+    assert scores[:15].max() < np.quantile(scores[15:], 0.05)
+
+
+def test_the_same_rows_have_the_same_scores(tmp_path: Path) -> None:
+    asked, answers = talk(100, 5)
+    embedder = make_embedder(tmp_path)
+    assert np.array_equal(scores_of(embedder, asked, answers), scores_of(embedder, asked, answers))
+
+
+def test_each_row_is_judged_by_what_others_say(tmp_path: Path) -> None:
+    """Two like questions with the same wrong answer do not make each other right."""
+    asked, answers = labels(300, 0)
+    wrong = [0, 3]
+    for row in wrong:
+        answers[row] = "wheel road"
+    scores = scores_of(make_embedder(tmp_path), asked, answers)
+    assert set(np.argsort(scores)[:2].tolist()) == set(wrong)
+
+
 def test_neighbours_in_a_sample_serve_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "COMPARED_ROWS", 60)
-    asked, answers = labels(300, 15)
-    embedder = make_embedder(tmp_path)
-    scores = scores_of(embedder, asked, answers)
-    assert scores[:15].mean() < scores[15:].mean() - 1
+    near = nearest_rows(make_embedder(tmp_path).embed(prompts(300)))[:, :5]
+    assert np.mean(near % 3 == np.arange(300)[:, None] % 3) > 0.95
+    assert len(np.unique(near)) <= 60
 
 
 def test_the_queue_is_a_fifth_of_the_rows_with_the_wrong_ones_first(tmp_path: Path) -> None:
     asked, answers = talk(300, 6)
-    embedder = make_embedder(tmp_path)
-    prompts = embedder.embed(asked)
-    (found,) = check_fit(table_with(asked, answers), prompts, embedder.embed(answers), nearest_rows(prompts))
+    (found,) = check_fit(table_with(asked, answers), scores_of(make_embedder(tmp_path), asked, answers))
     assert len(found.rows) == 60
     assert {origin.line for origin in found.rows[:6]} == {1, 2, 3, 4, 5, 6}
     assert found.severity == "note"
@@ -82,6 +103,17 @@ def small_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(embeddings, "PACKAGE", "small_vectors")
     load_embedder.cache_clear()
+
+
+@pytest.mark.usefixtures("small_vectors")
+def test_plain_text_has_no_question_and_is_no_misfit() -> None:
+    asked, answers = talk(120, 3)
+    table = table_with([*asked, *[""] * 30], [*answers, *prompts(30)])
+    fits = answer_fits(table)
+    assert set(np.argsort(fits)[:3].tolist()) == {0, 1, 2}
+    assert not fits[120:].any()
+    (found,) = check_fit(table, fits)
+    assert max(origin.line for origin in found.rows) <= 120
 
 
 @pytest.mark.usefixtures("small_vectors")
