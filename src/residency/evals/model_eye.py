@@ -2,8 +2,8 @@
 
 Both are review queues. Wrong answers stand near the top of the first (the instruction-following difficulty of Li et al.
 2308.12032, beside what the rows themselves say goes together), and so do right answers that are merely surprising. The
-second says what a model knows by asking it with
-worked examples (SliCK, Gekhman et al. 2405.05904), where a bare chat prompt would mostly measure its style.
+second says what a model knows by asking it with worked examples (SliCK, Gekhman et al. 2405.05904), where a bare chat
+prompt would mostly measure its style.
 """
 
 from __future__ import annotations
