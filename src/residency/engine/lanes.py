@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -38,6 +38,7 @@ def beside(work: Callable[[T], R], items: Sequence[T], count: int) -> list[R]:
         return [work(item) for item in items]
     with _pool(count) as executor:
         futures = [executor.submit(work, item) for item in items]
+        _settle(futures)
     return [future.result() for future in futures]
 
 
@@ -59,9 +60,11 @@ def streams(work: Callable[[T], Iterator[R]], items: Sequence[T]) -> Iterator[R]
         finally:
             told.put(None)
 
+    futures: list[Future[None]] = []
     with _pool(len(items)) as executor:
-        futures = [executor.submit(tell, item) for item in items]
         try:
+            for item in items:
+                futures.append(executor.submit(tell, item))
             ended = 0
             while ended < len(items):
                 one = told.get()
@@ -71,8 +74,27 @@ def streams(work: Callable[[T], Iterator[R]], items: Sequence[T]) -> Iterator[R]
                     yield one
         finally:
             unheard.set()
+            _settle(futures)
     for future in futures:
         future.result()
+
+
+def _settle(futures: Sequence[Future[Any]]) -> None:
+    """Waits for the work that has begun, whatever interrupts, and raises that afterwards.
+
+    Python takes a thread for ended when the wait for it is interrupted, and aborts where one is still inside torch at
+    the end of the process.
+    """
+    interrupted: KeyboardInterrupt | None = None
+    while left := [future for future in futures if not future.done()]:
+        try:
+            wait(left)
+        except KeyboardInterrupt as error:
+            interrupted = error
+            for future in left:
+                future.cancel()  # only what has not begun
+    if interrupted:
+        raise interrupted
 
 
 @contextmanager
@@ -87,6 +109,10 @@ def _pool(count: int) -> Iterator[ThreadPoolExecutor]:
 
     try:
         with ThreadPoolExecutor(count, initializer=prepare) as executor:
-            yield executor
+            try:
+                yield executor
+            except KeyboardInterrupt:  # perhaps while a thread was being started, which may begin at any time
+                executor.shutdown(wait=False, cancel_futures=True)
+                raise
     finally:
         torch.set_num_threads(threads)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -108,6 +112,51 @@ def test_all_passes_have_ended_when_one_has_failed() -> None:
 
     with pytest.raises(RuntimeError, match="the first"):
         list(streams(stream, [0, 1]))
+
+
+INTERRUPTED = threading.Event()
+
+
+def interrupt_twice() -> None:
+    for _ in range(2):
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.2)
+    INTERRUPTED.set()
+
+
+def until_then(item: int) -> Iterator[int]:
+    yield item
+    INTERRUPTED.wait(10)
+    yield item
+
+
+def listen() -> None:
+    list(streams(until_then, [0, 1]))
+
+
+def stop_listening() -> None:
+    found = streams(until_then, [0, 1])
+    next(found)
+    found.close()  # type: ignore[attr-defined]
+
+
+def pass_after_pass() -> None:
+    beside(lambda item: list(until_then(item)), [0, 1, 2, 3], 2)
+
+
+@pytest.mark.parametrize("work", [listen, stop_listening, pass_after_pass])
+def test_who_interrupts_them_twice_waits_for_what_has_begun(work: Callable[[], None]) -> None:
+    """Threads that go on after it would abort the process at its end."""
+    INTERRUPTED.clear()
+    running = len(sys._current_frames())
+    user = threading.Thread(target=interrupt_twice)
+    user.start()
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert INTERRUPTED.is_set()
+    user.join()
+    assert len(sys._current_frames()) <= running
 
 
 def test_they_take_gradients_where_the_caller_does_and_share_its_threads() -> None:
