@@ -7,7 +7,7 @@ each other after each. Whole passes need not wait: they meet where their gradien
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from queue import SimpleQueue
@@ -42,7 +42,7 @@ def beside(work: Callable[[T], R], items: Sequence[T], count: int) -> list[R]:
     return [future.result() for future in futures]
 
 
-def streams(work: Callable[[T], Iterator[R]], items: Sequence[T]) -> Iterator[R]:
+def streams(work: Callable[[T], Iterator[R]], items: Sequence[T]) -> Generator[R, None, None]:
     """What `work` yields for each item, as it comes, all beside one another. Whoever stops listening ends the work."""
     if len(items) <= 1:
         for item in items:

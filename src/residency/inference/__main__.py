@@ -38,9 +38,8 @@ def serve(
     """Serves base models and their adapters over HTTP, to one machine's own processes."""
     logging.basicConfig(level=logging.INFO, format="inference %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    logging.getLogger("bitsandbytes").setLevel(
-        logging.ERROR
-    )  # it warns of a package that would serve 4-bit bases on a CPU
+    # It warns of a package that would serve 4-bit bases on a CPU.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         if (port is None) == (socket is None):
             raise ConfigError("name either a socket or a --port", hint="for example --port 8321", param="port")

@@ -138,7 +138,7 @@ def listen() -> None:
 def stop_listening() -> None:
     found = streams(until_then, [0, 1])
     next(found)
-    found.close()  # type: ignore[attr-defined]
+    found.close()
 
 
 def pass_after_pass() -> None:

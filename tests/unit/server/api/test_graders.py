@@ -19,8 +19,8 @@ CHECK = {"type": "string_check", "name": "a", "operation": "eq", "input": "x", "
         (CHECK | {"operation": "is"}, "Invalid grader: operation: Input should be"),
     ],
 )
-def test_what_is_wrong_is_named_by_its_key(openai: OpenAI, grader: dict[str, Any], said: str) -> None:
+def test_what_is_wrong_is_named_by_its_key(openai: OpenAI, grader: Any, said: str) -> None:
     with pytest.raises(sdk.BadRequestError) as caught:
-        openai.fine_tuning.alpha.graders.validate(grader=grader)  # type: ignore[arg-type]
+        openai.fine_tuning.alpha.graders.validate(grader=grader)
     assert said in caught.value.message
     assert caught.value.code == "invalid_grader"
