@@ -249,6 +249,19 @@ def test_several_adapters_train_as_each_alone_with_the_plain_passes(
             torch.testing.assert_close(ours[key], theirs[key], rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize("capacity", [128, 40])
+def test_adapters_scored_together_are_scored_as_each_alone(capacity: int) -> None:
+    engine, rows = fused_engine(micro_batch_tokens=capacity), random_rows(7)
+    engine.add_adapters(["two", "three"], LORA, seed=2)
+    for name, rate in (("one", 1e-2), ("three", 3e-2)):
+        engine.forward_backward({name: rows})
+        engine.step({name: StepSettings(rate)})
+    for name, together in zip(("one", "three"), engine.logprobs_of_each(["one", "three"], rows), strict=True):
+        for ours, alone in zip(together, engine.logprobs(name, rows), strict=True):
+            np.testing.assert_allclose(ours.logprobs, alone.logprobs, atol=1e-5)
+            np.testing.assert_array_equal(ours.correct, alone.correct)
+
+
 def test_scores_of_an_adapter_and_of_the_base_are_the_plain_ones() -> None:
     rows = random_rows(6)
     fused, plain = fused_engine(), fused_engine(Speed(fused=False))

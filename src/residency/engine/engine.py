@@ -37,11 +37,12 @@ from residency.engine.fast import FastPath
 from residency.engine.late import Late, LateFloats, Loss
 from residency.engine.loss import Scores
 from residency.engine.memory import is_out_of_memory, release_memory
-from residency.engine.optim import StepSettings, adamw, step_sizes
+from residency.engine.optim import StepSettings, adamw
 from residency.engine.plain import PlainPath
 from residency.engine.sampling import Sampled, SamplingSettings, collect
 from residency.engine.speed import Speed, choose
 from residency.engine.state import Snapshot, Trained
+from residency.engine.vectors import Vectors
 from residency.errors import ConfigError, ResourceError
 from residency.models.fingerprint import fingerprint
 
@@ -81,8 +82,7 @@ class Engine:
         self.model: Any = model.requires_grad_(False).eval()
         self.device: torch.device = model.device
         self.micro_batch_tokens = micro_batch_tokens
-        self.packing = packing
-        self.autocast = autocast
+        self.packing, self.autocast = packing, autocast
         self.on_smaller_micro_batch = on_smaller_micro_batch
         self._base = model
         self._trained: dict[str, Trained] = {}
@@ -204,7 +204,7 @@ class Engine:
         it is not finite, that adapter's weights stay as they are."""
         self._since_step.clear()
         if self._fast is None:
-            return {name: self._step(self._trained[name], one) for name, one in settings.items()}
+            return {name: self._trained[name].step(one) for name, one in settings.items()}
         trained = {name: self._trained[name] for name in settings}
         norms = self._fast.step(settings, {name: one.tokens for name, one in trained.items()})
         for one in trained.values():
@@ -213,13 +213,18 @@ class Engine:
 
     def logprobs(self, adapter: str | None, rows: Sequence[Rendered]) -> list[Scores]:
         """Each row's trained tokens, scored without gradients. Raises ResourceError like `forward_backward`."""
+        return self.logprobs_of_each([adapter], rows)[0]
 
-        def scored() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def logprobs_of_each(self, adapters: Sequence[str | None], rows: Sequence[Rendered]) -> list[list[Scores]]:
+        """The same under several adapters (None alone: the base), together where they can share passes."""
+
+        def scored() -> list[list[tuple[torch.Tensor, torch.Tensor]]]:
             if self._fast is None:
-                return self._plain.logprobs(adapter, rows, self._capacity)
-            return self._fast.logprobs(adapter, rows, self.micro_batch_tokens, packing=self.packing)
+                return [self._plain.logprobs(adapter, rows, self._capacity) for adapter in adapters]
+            return self._fast.logprobs(adapters, rows, self.micro_batch_tokens, packing=self.packing)
 
-        return [Scores(-losses.numpy(), correct.numpy()) for losses, correct in self._within_memory(scored, rows)]
+        found = self._within_memory(scored, rows)
+        return [[Scores(-losses.numpy(), correct.numpy()) for losses, correct in each] for each in found]
 
     def choices(
         self, adapter: str | None, rows: Sequence[Rendered], tokens: Sequence[NDArray[np.int64]]
@@ -298,16 +303,28 @@ class Engine:
         if self._fast is not None:
             self._fast.restored([name])
 
-    def snapshot(self, name: str) -> Snapshot:
+    def snapshot(self, name: str) -> Snapshot | Vectors:
         """A copy of its weights and optimizer in memory, for `put_back`."""
-        return state.snapshot(self._trained[name])
+        return state.snapshot(self._trained[name]) if self._fast is None else self._fast.snapshot(name)
 
-    def put_back(self, snapshots: Mapping[str, Snapshot]) -> None:
+    def put_back(self, snapshots: Mapping[str, Snapshot | Vectors]) -> None:
         """Each named one is as it was, to the bit."""
-        for name, snapshot in snapshots.items():
-            state.put_back(self._trained[name], snapshot)
-        if self._fast is not None:
-            self._fast.restored(list(snapshots))
+        for name, copy in snapshots.items():
+            if not isinstance(copy, Vectors):
+                state.put_back(self._trained[name], copy)
+            else:  # made in fused passes
+                assert self._fast is not None
+                self._fast.put_back(name, copy)
+
+    def weights(self, name: str) -> torch.Tensor:
+        """All that is trained under that name, shape (weights,): the weights themselves, or a copy."""
+        return state.weights(self._trained[name]) if self._fast is None else self._fast.weights(name)
+
+    def set_weights(self, name: str, weights: torch.Tensor) -> None:
+        if self._fast is None:
+            state.set_weights(self._trained[name], weights)
+        else:
+            self._fast.set_weights(name, weights)
 
     # ---- inside
 
@@ -357,23 +374,6 @@ class Engine:
                 trained.optimizer.zero_grad()
         if self._fast is not None:
             self._fast.clear()
-
-    def _step(self, trained: Trained, settings: StepSettings) -> float:
-        gradients = [p.grad for p in trained.parameters.values() if p.grad is not None]
-        tokens, trained.tokens = trained.tokens, 0
-        if not gradients:
-            return 0.0
-        torch._foreach_mul_(gradients, 1.0 / max(1, tokens))
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if not torch.isfinite(norm):
-            trained.optimizer.zero_grad()
-            return float(norm)
-        if settings.max_grad_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(trained.parameters.values(), settings.max_grad_norm, norm)
-        step_sizes(trained.optimizer, settings)
-        trained.optimizer.step()
-        trained.optimizer.zero_grad()
-        return float(norm)
 
     def _within_memory(self, work: Callable[[], T], rows: Sequence[Rendered]) -> T:
         """Repeats `work` on `rows` with half the micro-batch where memory runs out."""

@@ -70,6 +70,24 @@ class FastPath:
         if self.graphs:
             self.graphs.clear()
 
+    def weights(self, name: str) -> torch.Tensor:
+        """All that is trained under that name, shape (weights,), as it is now and will be."""
+        self._settle()
+        return self._trained[name][1].values
+
+    def set_weights(self, name: str, weights: torch.Tensor) -> None:
+        self.weights(name).copy_(weights)
+        self.decoder.adapters.refresh([name])
+
+    def snapshot(self, name: str) -> Vectors:
+        self._settle()
+        return self._trained[name][1].copy()
+
+    def put_back(self, name: str, copy: Vectors) -> None:
+        """In the same places, so that what was recorded still holds."""
+        self._trained[name][1].put_back(copy)
+        self.decoder.adapters.refresh([name])
+
     def clear(self) -> None:
         """Forgets all gradients, and the memory that recorded passes hold."""
         for name in self._names:
@@ -115,18 +133,21 @@ class FastPath:
         return total
 
     def logprobs(
-        self, adapter: str | None, rows: Sequence[Rendered], capacity: int, *, packing: bool
-    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Each row's losses and whether each was the first choice."""
+        self, adapters: Sequence[str | None], rows: Sequence[Rendered], capacity: int, *, packing: bool
+    ) -> list[list[tuple[torch.Tensor, torch.Tensor]]]:
+        """For each adapter (None alone: the base model) each row's losses and whether each was the first choice."""
         self._settle()
-        number = None if adapter is None else self._names.index(adapter)
-        results = [(torch.empty(0), torch.empty(0, dtype=torch.bool))] * len(rows)
-        for one in passes({number: rows}, capacity, self.device, packing=packing):
-            losses, correct = (t.cpu() for t in self.decoder.score(one.tensors))
-            owners = torch.from_numpy(one.owners[0])
-            for row in np.unique(one.owners[one.owners >= 0]):
-                results[row] = (losses[owners == row], correct[owners == row])
-        return results
+        numbers = [None if name is None else self._names.index(name) for name in adapters]
+        found = {number: [(torch.empty(0), torch.empty(0, dtype=torch.bool))] * len(rows) for number in numbers}
+        for one in passes(dict.fromkeys(numbers, rows), capacity, self.device, packing=packing):
+            slots, scored = one.tensors.slots, [t.cpu() for t in self.decoder.score(one.tensors)]
+            there = range(slots.first, slots.first + slots.adapters) if slots.adapters else [None]
+            losses, correct = (t.view(len(there), -1) for t in scored)
+            for place, number in enumerate(there):
+                owners = torch.from_numpy(one.owners[place])
+                for row in np.unique(one.owners[place][one.owners[place] >= 0]):
+                    found[number][row] = (losses[place][owners == row], correct[place][owners == row])
+        return [found[number] for number in numbers]
 
     def _run(self, one: FilledPass) -> torch.Tensor:
         """Each target's loss, and 1 where it was the first choice, shape (adapters of the pass, targets, 2)."""

@@ -12,6 +12,7 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from residency.engine.optim import StepSettings, step_sizes
 from residency.errors import RunError
 
 Snapshot: TypeAlias = list[tuple[nn.Parameter, torch.Tensor, dict[str, torch.Tensor]]]
@@ -29,6 +30,36 @@ class Trained:
     parameters: dict[str, nn.Parameter]
     optimizer: torch.optim.AdamW
     tokens: int = 0
+
+    def step(self, settings: StepSettings) -> float:
+        """One AdamW step with autograd's gradients. Returns their norm before clipping; where it is not finite, the
+        weights stay as they are."""
+        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
+        tokens, self.tokens = self.tokens, 0
+        if not gradients:
+            return 0.0
+        torch._foreach_mul_(gradients, 1.0 / max(1, tokens))
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if not torch.isfinite(norm):
+            self.optimizer.zero_grad()
+            return float(norm)
+        if settings.max_grad_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), settings.max_grad_norm, norm)
+        step_sizes(self.optimizer, settings)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return float(norm)
+
+
+def weights(trained: Trained) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in trained.parameters.values()])
+
+
+@torch.no_grad()
+def set_weights(trained: Trained, weights: torch.Tensor) -> None:
+    parameters = list(trained.parameters.values())
+    for parameter, part in zip(parameters, torch.split(weights, [p.numel() for p in parameters]), strict=True):
+        parameter.copy_(part.view_as(parameter))
 
 
 def snapshot(trained: Trained) -> Snapshot:

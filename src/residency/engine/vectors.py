@@ -26,6 +26,19 @@ class Vectors:
     steps: torch.Tensor
     """Shape (parameters,), fp32: steps taken so far, as many for each."""
 
+    def copy(self) -> Vectors:
+        """Without the gradients, which the next step forms anew."""
+        first, second = self.moments
+        return Vectors(
+            self.values.clone(), self.gradients.new_empty(0), (first.clone(), second.clone()), self.steps.clone()
+        )
+
+    @torch.no_grad()
+    def put_back(self, copy: Vectors) -> None:
+        """To the bit, in the same places."""
+        own, others = ([self.values, *self.moments, self.steps], [copy.values, *copy.moments, copy.steps])
+        torch._foreach_copy_(own, others)
+
 
 def as_vectors(optimizer: torch.optim.AdamW) -> Vectors:
     """Moves everything that the optimizer trains."""

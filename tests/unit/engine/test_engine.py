@@ -315,6 +315,23 @@ def test_a_snapshot_is_put_back_to_the_bit(fused: bool) -> None:
     assert steps() == first
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_all_weights_can_be_read_and_set_as_one_vector(fused: bool) -> None:
+    engine, rows = Engine(tiny_llama(), speed=Speed(fused=fused)), random_rows(4)
+    engine.add_adapter("one", LORA)
+
+    def loss() -> float:
+        return -sum(float(one.logprobs.sum()) for one in engine.logprobs("one", rows))
+
+    before, first = loss(), engine.weights("one").clone()
+    assert torch.equal(first, torch.cat([p.detach().flatten() for p in engine.parameters("one").values()]))
+    engine.forward_backward({"one": rows})
+    engine.step({"one": StepSettings(1e-2)})
+    assert loss() != before
+    engine.set_weights("one", first)
+    assert loss() == before
+
+
 def test_an_adapter_that_lost_its_loss_changes_nothing_of_one_that_comes_after() -> None:
     rows, engine, fresh = random_rows(4), lora_engine(), Engine(tiny_llama())
     with torch.no_grad():
