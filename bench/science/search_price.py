@@ -13,8 +13,8 @@ smaller passes, and compared with itself. Each case is written when it is done.
 
 `--price-alone` times the run's first half, then the search, then the rest, which both have in common: on a processor to
 the bit. The search stands between the halves, so that a machine that slows down meanwhile changes the price little.
-A search that went on after half of the run, its last two undecided, is held against a run timed again up to there;
-`--undecided` lets every one go on.
+A search that went on after half of the run, its last two not plainly apart, is held against a run timed again up to
+where it ended; `--undecided` carries every one's last two to their ends.
 """
 
 from __future__ import annotations
@@ -78,14 +78,16 @@ def main() -> None:
     parser.add_argument(
         "--price-alone", action="store_true", help="half a run, the search and the rest, and no comparison of losses"
     )
-    parser.add_argument("--undecided", action="store_true", help="where passes are shared the last two always go on")
+    parser.add_argument(
+        "--undecided", action="store_true", help="where passes are shared the last two always go on to their ends"
+    )
     parser.add_argument("--profile", action="store_true", help="print where the search spends its time on the host")
     options = parser.parse_args()
     if options.device == "auto":
         options.device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(options.threads)
     if options.undecided:
-        halving.DECIDED_BY = math.inf
+        halving.APART = math.inf
     found: dict[str, Any] = {}
     for file in [options.out, *options.merge]:
         found |= json.loads(file.read_text()) if file.exists() else {}
@@ -116,6 +118,8 @@ class Searched:
 
     made: Search
     rate: float
+    ended: int
+    """The step at which one was left."""
     search: Timed
     rest: Timed
 
@@ -137,11 +141,9 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
             first = timed_until(half, engine, rates[BELOW], settings, rows, held_out, Path(folder) / "half")
             engine = fresh(case, options, engine)
             one = searched(engine, rates, settings, rows, held_out, run)
-            if one.made.step > half:
+            if one.ended > half:
                 engine = fresh(case, options, engine)
-                first = timed_until(
-                    one.made.step, engine, rates[BELOW], settings, rows, held_out, Path(folder) / "more"
-                )
+                first = timed_until(one.ended, engine, rates[BELOW], settings, rows, held_out, Path(folder) / "more")
             return prices(one, first + one.rest) | {"steps": options.steps, "conditions": measured_on}
         with cProfile.Profile() if options.profile else nullcontext() as profile:
             one = searched(engine, rates, settings, rows, held_out, run)
@@ -304,7 +306,7 @@ def searched(
     )
     at_its_rate = settings.model_copy(update={"learning_rate": winner.rate})
     rest_took = timed(lambda: sft.train(engine, ADAPTER, rows, held_out, at_its_rate, run))
-    return Searched(search, winner.rate, search_took, rest_took)
+    return Searched(search, winner.rate, winner.state.step, search_took, rest_took)
 
 
 def one_after_another(

@@ -4,9 +4,11 @@
     python bench/science/search_rules.py --out bench/results/search_rules.json
 
 A part is a task and a seed of `tasks.py`, set up as in `learning_rate.py` with LoRA. Every candidate is trained to the
-end, whatever a search would do with it; at the marks each is scored, cooled down over so many steps, on a copy. Parts
-that the file has are not made again. Then it prints, for each rule, in how many parts its choice ends within 1 % of the
-best, the worst, and the steps trained in runs (cool-downs are not counted). Made for a GPU: 30 s a part on an H200.
+end, whatever a search would do with it. At the marks each is scored as it is, cooled down as a search does it, and by
+the mean of its weights over the last 10, 25 and 50 % of its steps, on a copy. Parts that the file has are not made
+again. Then it prints how often the best few at a mark have one among them that ends within 1 % of the best; and for
+each rule in how many parts its choice does, the worst, and the steps trained in runs (cool-downs are not counted). Made
+for a GPU: 40 s a part on an H200 that four of them share.
 """
 
 from __future__ import annotations
@@ -15,29 +17,33 @@ import argparse
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import learning_rate as grids
+import torch
 
 from residency import durable
 from residency.config.model import Train
 from residency.evals.retention import spread
 from residency.models.load import versions
-from residency.search import arms
-from residency.search.arms import Arm, Score, cool_down, score, standard_error, train_step
+from residency.search.arms import Arm, Score, cool_down, score_each, standard_error, train_step
 from residency.search.halving import ENOUGH_HELD_OUT, new_arm
 from residency.search.ladder import ladder
 
 STEPS = 100
-MARKS = {8: (2,), 20: (2,), 50: (2, 10), 75: (2,), STEPS: (0,)}
-"""Steps of cooling down tried at each mark."""
+MARKS = (8, 12, 20, 35, 50, 75)
+SHARES = (10, 25, 50)
+KINDS = ("as it is", "cooled", *(f"mean {share}" for share in SHARES))
+END = f"{STEPS}/as it is"
+DECIDING = ("50/cooled", "50/mean 25", "75/mean 25")
+"""Where the last two may be told apart."""
 
 Part = Mapping[str, Any]
-"""`losses`: by mark and cool-down ("50/2") and rate, on the first rows a search looks at and on all; `errors`: the
+"""`losses`: by mark and kind ("50/cooled") and rate, on the first rows a search looks at and on all; `errors`: the
 standard error of the difference of two rates ("0.001 0.002"), on all rows."""
 
 
@@ -53,46 +59,58 @@ def main() -> None:
     )
     for name in options.parts:
         if name not in found["parts"]:
-            found["parts"][name] = measured(name, options)
+            found["parts"][name] = part_of(measured(name, options))
             durable.write_json(options.out, found)
             print(name, flush=True)
     if not found["parts"]:
         sys.exit("nothing was measured: name parts, such as dates/0")
-    print(table(found["parts"]))
+    print(table_of_marks(found["parts"]), table_of_rules(found["parts"]), sep="\n\n")
 
 
-def measured(name: str, options: argparse.Namespace) -> Part:
+def measured(name: str, options: argparse.Namespace) -> dict[str, dict[float, Score]]:
     task, seed = name.split("/")
-    began, count = time.monotonic(), grids.BATCH * STEPS // 2 + grids.HELD_OUT
-    rows = grids.rows_of(task, int(seed), count, options.model)
+    rows = grids.rows_of(task, int(seed), grids.BATCH * STEPS // 2 + grids.HELD_OUT, options.model)
     settings = Train[Any](epochs=2.0, max_steps=STEPS, batch_size=grids.BATCH, micro_batch_tokens=16384,
                           learning_rate=1e-3, seed=int(seed), eval_every_steps=STEPS, patience=None,
                           save_every_steps=STEPS)  # fmt: skip
     engine = grids.new_engine("lora", options)
     rates = ladder(grids.formula(engine, "lora", STEPS))
-    seen: dict[str, dict[float, Score]] = {}
     with tempfile.TemporaryDirectory() as folder:
         search = grids.search_of(engine, settings, rows[grids.HELD_OUT :], rows[: grids.HELD_OUT], "lora", Path(folder))
         candidates = [new_arm(search, f"candidate-{number}", rate) for number, rate in enumerate(rates)]
         search.add_adapters([arm.name for arm in candidates])
-        for step in range(1, STEPS + 1):
-            train_step(engine, [arm for arm in candidates if not arm.failure])
-            for cooling in MARKS.get(step, ()):
-                left = [arm for arm in candidates if not arm.failure]
-                seen[f"{step}/{cooling}"] = cooled(engine, left, cooling, search.held_out)
+        seen = seen_on_the_way(engine, candidates, search.held_out)
     del engine, search
     grids.release()
-    return part_of(seen) | {"seconds": round(time.monotonic() - began, 1)}
+    return seen
 
 
-def cooled(engine: Any, left: list[Arm], steps: int, held_out: Any) -> dict[float, Score]:
-    before = {arm.name: engine.snapshot(arm.name) for arm in left}
-    if steps:
-        arms.COOL_DOWN_SHARE, arms.LONGEST_COOL_DOWN_SHARE = steps / left[0].state.step, 1.0
+def seen_on_the_way(engine: Any, candidates: list[Arm], held_out: Any) -> dict[str, dict[float, Score]]:
+    seen: dict[str, dict[float, Score]] = {}
+    weights: dict[str, list[torch.Tensor]] = {arm.name: [] for arm in candidates}
+    for step in range(1, STEPS + 1):
+        train_step(engine, [arm for arm in candidates if not arm.failure])
+        left = [arm for arm in candidates if not arm.failure]
+        for arm in left:
+            weights[arm.name].append(engine.weights(arm.name).clone())
+        if step not in MARKS:
+            continue
+        before = {arm.name: engine.snapshot(arm.name) for arm in left}
+        seen[f"{step}/as it is"] = scores(engine, left, held_out)
         cool_down(engine, left)
-    found = {arm.rate: score(engine, arm.name, held_out) for arm in left}
-    engine.put_back(before)
-    return found
+        seen[f"{step}/cooled"] = scores(engine, left, held_out)
+        for share in SHARES:
+            count = max(1, round(share * step / 100))
+            for arm in left:
+                engine.set_weights(arm.name, torch.stack(weights[arm.name][-count:]).mean(dim=0))
+            seen[f"{step}/mean {share}"] = scores(engine, left, held_out)
+        engine.put_back(before)
+    return seen | {END: scores(engine, left, held_out)}
+
+
+def scores(engine: Any, candidates: list[Arm], held_out: Any) -> dict[float, Score]:
+    found = score_each(engine, [arm.name for arm in candidates], held_out)
+    return {arm.rate: found[arm.name] for arm in candidates}
 
 
 def part_of(seen: Mapping[str, Mapping[float, Score]]) -> dict[str, Any]:
@@ -104,7 +122,7 @@ def part_of(seen: Mapping[str, Mapping[float, Score]]) -> dict[str, Any]:
         "errors": {
             mark: {f"{a:.2g} {b:.2g}": round(standard_error(scores[a], scores[b]), 6)
                    for a, b in combinations(sorted(scores), 2)}
-            for mark, scores in seen.items()
+            for mark, scores in seen.items() if mark in DECIDING
         },
     }  # fmt: skip
 
@@ -115,77 +133,98 @@ def first_rows(one: Score) -> Score:
     return Score(one.losses[places], one.tokens[places])
 
 
-# ---- the rules
+# ---- who is among the best at a mark
 
 
-def table(parts: Mapping[str, Part]) -> str:
-    lines = [f"{'rule':58} within 1 %   worst  runs"]
-    for name, rule in RULES.items():
-        made = [rule(part) for part in parts.values()]
-        above = [
-            ends(part)[rate] / min(ends(part).values()) - 1
-            for part, (rate, _) in zip(parts.values(), made, strict=True)
-        ]
-        near = f"{sum(one <= 0.01 for one in above)} of {len(parts)}"
-        runs = sum(cost for _, cost in made) / len(made)
-        lines.append(f"{name:58} {near:>10} {max(above):7.1%} {runs:5.2f}")
+def table_of_marks(parts: Mapping[str, Part]) -> str:
+    lines = [f"{'scored':16}" + "".join(f"  best {count}: within 1 %, worst" for count in (1, 2, 3, 4))]
+    for mark in MARKS:
+        for kind in KINDS:
+            found = []
+            for count in (1, 2, 3, 4):
+                above = [min(above_best(part, rate) for rate in best(part, f"{mark}/{kind}", count, list(ends(part))))
+                         for part in parts.values()]  # fmt: skip
+                found.append(f"{sum(one <= 0.01 for one in above):14} of {len(above)} {max(above):6.1%}")
+            lines.append(f"{mark:3} {kind:12}" + "".join(found))
     return "\n".join(lines)
 
 
 def ends(part: Part) -> dict[str, float]:
-    return {rate: both[1] for rate, both in part["losses"][f"{STEPS}/0"].items()}
+    return {rate: both[1] for rate, both in part["losses"][END].items()}
 
 
-def last_two(part: Part) -> list[str]:
-    left = list(part["losses"]["8/2"])
-    for mark, count in (("8/2", 4), ("20/2", 2)):
-        left = sorted((rate for rate in left if rate in part["losses"][mark]), key=lambda r: part["losses"][mark][r][0])
-        left = left[:count]
-    return left
+def above_best(part: Part, rate: str) -> float:
+    return ends(part)[rate] / min(ends(part).values()) - 1
+
+
+def best(part: Part, mark: str, count: int, among: list[str], *, rows: int = 1) -> list[str]:
+    """The `count` lowest losses, on all rows or (`rows` 0) on the first ones."""
+    return sorted(among, key=lambda rate: part["losses"][mark][rate][rows])[:count]
+
+
+# ---- the rules
+
+
+def table_of_rules(parts: Mapping[str, Part]) -> str:
+    lines = [f"{'rule':78} within 1 %  5 %  worst  runs"]
+    for name, rule in RULES.items():
+        made = [rule(part) for part in parts.values()]
+        above = [above_best(part, rate) for part, (rate, _) in zip(parts.values(), made, strict=True)]
+        near = f"{sum(one <= 0.01 for one in above)} of {len(parts)}"
+        five = sum(one <= 0.05 for one in above)
+        lines.append(
+            f"{name:78} {near:>10} {five:4} {max(above):6.1%} {sum(cost for _, cost in made) / len(made):5.2f}"
+        )
+    return "\n".join(lines)
+
+
+def last_two(part: Part, kind: str, first: int) -> list[str]:
+    """`first` are kept at the first mark, which in so short a run comes at 8 %, and two at the second."""
+    left = best(part, f"8/{kind}", first, list(ends(part)), rows=0)
+    return best(part, f"20/{kind}", 2, left, rows=0)
 
 
 def compared(part: Part, mark: str, two: list[str]) -> tuple[str, str, float]:
     """The better, the other, and how many standard errors they are apart."""
-    better, other = sorted(two, key=lambda rate: part["losses"][mark][rate][1])
+    better, other = best(part, mark, 2, two)
     error = part["errors"][mark][" ".join(sorted(two, key=float))]
     return better, other, (part["losses"][mark][other][1] - part["losses"][mark][better][1]) / error
 
 
-HALF = 8 * 0.08 + 4 * 0.12 + 2 * 0.3
-"""Steps up to half of the run, in runs: in so short a run the first mark comes at 8 %."""
+def up_to_half(first: int) -> float:
+    """Steps, in runs."""
+    return 8 * 0.08 + first * 0.12 + 2 * 0.3
 
 
-def at_half(within: float, cooling: int = 2) -> Callable[[Part], tuple[str, float]]:
-    def rule(part: Part) -> tuple[str, float]:
-        better, other, apart = compared(part, f"50/{cooling}", last_two(part))
-        return (min(better, other, key=float) if apart <= within else better), HALF + 0.5
-
-    return rule
+def at_half(part: Part, kind: str, first: int, within: float = 0.0) -> tuple[str, float]:
+    """Halved by `kind`, and chosen cooled down: the lowest rate within so many standard errors."""
+    better, other, apart = compared(part, "50/cooled", last_two(part, kind, first))
+    return (min(better, other, key=float) if apart <= within else better), up_to_half(first) + 0.5
 
 
-def undecided(decided_by: float, mark: str, within: float = 0.0) -> Callable[[Part], tuple[str, float]]:
-    def rule(part: Part) -> tuple[str, float]:
-        two, step = last_two(part), int(mark.split("/")[0])
-        better, _, apart = compared(part, "50/2", two)
-        if apart > decided_by:
-            return better, HALF + 0.5
-        better, other, apart = compared(part, mark, two)
-        chosen = min(better, other, key=float) if apart <= within else better
-        return chosen, HALF + 0.5 + (step - 50) / STEPS
-
-    return rule
+def until_apart(part: Part, kind: str, first: int, *, marks: Mapping[int, float]) -> tuple[str, float]:
+    """The first of these marks at which they are so many standard errors apart decides, else the end."""
+    two = last_two(part, kind, first)
+    for mark, plainly in marks.items():
+        better, _, apart = compared(part, f"{mark}/mean 25", two)
+        if apart > plainly:
+            return better, up_to_half(first) + 0.5 + (mark - 50) / STEPS
+    return min(two, key=lambda rate: ends(part)[rate]), up_to_half(first) + 1.0
 
 
-RULES = {
-    "half: the lowest rate within one standard error": at_half(1.0),
-    "half: the lowest loss": at_half(0.0),
-    "half, cooled down over 10 steps: the lowest loss": at_half(0.0, 10),
-    "within three at half, then 75 %: the lower loss": undecided(3.0, "75/2"),
-    "within three at half, then 75 %: the lowest within one": undecided(3.0, "75/2", 1.0),
-    "within one at half, then 75 %: the lower loss": undecided(1.0, "75/2"),
-    "within three at half, then the end: the lower loss": undecided(3.0, "100/0"),
-    "both to the end: the lower loss": undecided(float("inf"), "100/0"),
-}
+RULES: Mapping[str, Callable[[Part], tuple[str, float]]] = {
+    f"{how}; halved {'cooled' if kind == 'cooled' else 'by means'}, {first} kept at the first mark": partial(
+        rule, kind=kind, first=first
+    )
+    for how, rule in {
+        "half: the lowest rate within one standard error": partial(at_half, within=1.0),
+        "half: the lowest loss": at_half,
+        "three errors apart at half, or 75 %: the lower loss": partial(until_apart, marks={50: 3.0, 75: 0.0}),
+        "three errors apart at half, at 75 %, or the end": partial(until_apart, marks={50: 3.0, 75: 3.0}),
+        "the end": partial(until_apart, marks={}),
+    }.items()
+    for kind, first in (("cooled", 4), ("mean 25", 4), ("mean 25", 3))
+}  # fmt: skip
 
 
 if __name__ == "__main__":

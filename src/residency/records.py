@@ -274,7 +274,7 @@ class Candidate(Record):
     tokens: int = 0
     """That it was trained on, cool-downs excluded."""
     scores: dict[int, float | None] = Field(default_factory=dict)
-    """By step: the held-out loss of a cooled-down copy; null where it was lost."""
+    """By step: the held-out loss that it was compared by (`search/arms.py`); null where it was lost."""
     fate: str = "in training"
     """`chosen`, or why it was given up, as a sentence."""
 

@@ -13,9 +13,9 @@ from typing import Any
 LARGE_PARAMETERS = 1_000_000_000
 LARGE_CAP = 2e-3
 """Above 1B parameters LoRA diverges beyond this."""
-SEARCH_PRICE = 2.4
-"""Tokens of a run with `learning_rate: search`, as a multiple of the run's alone: 8 candidates for 5 % of the steps, 4
-up to 20 %, 2 up to 50 %, and the cool-downs. On a GPU it is less in time, since candidates share passes."""
+SEARCH_PRICE = 2.1
+"""Tokens of a run with `learning_rate: search`, as a multiple of the run's alone: 8 candidates for 5 % of the steps, 3
+up to 20 %, 2 up to 50 %, the range probe and the cool-down. On a GPU up to 2.5, in passes that candidates share."""
 PEFT_RATES = {"IA3": 3e-3, "VERA": 4e-3, "PROMPT_TUNING": 1e-2, "P_TUNING": 1e-2, "PREFIX_TUNING": 1e-2}
 """Rates their authors used or near them; heuristics, not measured here."""
 

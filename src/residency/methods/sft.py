@@ -90,7 +90,7 @@ def training(
     Raises Interrupted where it is asked to stop (a checkpoint is left), TrainingError where the loss is lost (the last
     good checkpoint is kept), ResourceError where memory or disk run out.
     """
-    total = total_steps(settings, len(rows))
+    total, said = total_steps(settings, len(rows)), f"training at {settings.learning_rate:.2g}"
     checkpoints = Checkpoints(run, settings.keep_checkpoints)
     state = resume(engine, name, checkpoints)
     if state.step == 0:
@@ -98,7 +98,7 @@ def training(
     saved_at, stopped_early = time.monotonic(), state.step < total and out_of_patience(state, settings, keep)
     step = state.step
     taken: Taken | None = None
-    with stop_requests() as stop_requested, track("training", total) as advance:
+    with stop_requests() as stop_requested, track(said, total) as advance:
         advance(state.step)
         while step < total and not stopped_early:
             before, taken = taken, (yield from take_step(engine, name, rows, step, total, settings, keep))

@@ -2,9 +2,12 @@
 
 An arm is trained exactly as it would be alone: the same rows in the same order, the same replay and schedule, its own
 clipping, optimizer and random numbers. On a CPU the two are equal to the bit; where arms share passes, as on a GPU,
-products round in another order. To be compared in the middle of their training, arms are scored cooled down: a copy
-goes on for some steps while its rate falls to zero. High rates look worse than they are until they have fallen (arXiv
-2405.18392), and by unequal amounts.
+products round in another order.
+
+In the middle of its training a high rate looks worse than it is, and swings from step to step. So arms are compared
+either by the mean of their last weights (arXiv 2209.14981), which costs no pass and is the steadier one: it says who is
+among the best; or cooled down, a copy going on for some steps while its rate falls to zero (arXiv 2405.18392), which is
+nearer to what each will be in the end.
 """
 
 from __future__ import annotations
@@ -17,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 
 from residency.config.model import Train
 from residency.config.section import Final
@@ -39,6 +44,9 @@ COOL_DOWN_SHARE = 0.1
 LONGEST_COOL_DOWN_SHARE = 0.02
 """Of the whole run."""
 FEWEST_COOL_DOWN_STEPS = 3
+SUMS = "sums.safetensors"
+MEAN_SHARE = 0.25
+"""The mean is that of the last so many of the steps so far: with less it swings, with more it lags behind."""
 
 
 @dataclass(slots=True, eq=False)
@@ -56,6 +64,8 @@ class Arm:
     """Where it is not `name`: arms of full fine-tuning take turns as the engine's model."""
     keep: Keep = NOTHING
     """What is replayed beside its rows."""
+    sums: torch.Tensor | None = None
+    """Of its weights after each of the last steps, shape (weights,), while a mean of them is made."""
 
     def __post_init__(self) -> None:
         self.engine_name = self.engine_name or self.name
@@ -228,17 +238,46 @@ def cool_down_steps(arm: Arm) -> int:
 
 
 def score(engine: Engine, name: str, held_out: Sequence[Rendered]) -> Score:
-    scores = engine.logprobs(name, held_out)
-    losses = [-float(one.logprobs.sum(dtype=np.float64)) for one in scores]
-    return Score(np.array(losses), np.array([len(one.logprobs) for one in scores], np.float64))
+    return score_each(engine, [name], held_out)[name]
+
+
+def score_each(engine: Engine, names: Sequence[str], held_out: Sequence[Rendered]) -> dict[str, Score]:
+    scores = {}
+    for name, rows in zip(names, engine.logprobs_of_each(names, held_out), strict=True):
+        losses = [-float(one.logprobs.sum(dtype=np.float64)) for one in rows]
+        scores[name] = Score(np.array(losses), np.array([len(one.logprobs) for one in rows], np.float64))
+    return scores
+
+
+def steps_of_mean(step: int) -> int:
+    """How many of the first `step` steps the mean at their end is of."""
+    return max(1, round(MEAN_SHARE * step))
+
+
+def add_to_sums(engine: Engine, arms: Sequence[Arm]) -> None:
+    for arm in arms:
+        now = engine.weights(arm.engine_name)
+        arm.sums = now.clone() if arm.sums is None else arm.sums.add_(now)
+
+
+def take_means(engine: Engine, arms: Sequence[Arm], count: int) -> None:
+    """Gives each arm the mean of the `count` weights it has summed up; the caller restores what it had."""
+    for arm in arms:
+        assert arm.sums is not None
+        engine.set_weights(arm.engine_name, arm.sums / count)
+        arm.sums = None
 
 
 def save_arms(engine: Engine, arms: Sequence[Arm], folder: Path) -> None:
     for arm in arms:
         (folder / arm.name).mkdir()
         engine.save(arm.name, folder / arm.name)
+        if arm.sums is not None:
+            save_file({"sums": arm.sums}, folder / arm.name / SUMS)
 
 
 def restore_arms(engine: Engine, arms: Sequence[Arm], folder: Path) -> None:
     for arm in arms:
         engine.restore(arm.name, folder / arm.name)
+        if (folder / arm.name / SUMS).exists():
+            arm.sums = load_file(folder / arm.name / SUMS, device=str(engine.device))["sums"]

@@ -1,4 +1,9 @@
-"""The search side by side: all candidates in the same passes, and the worse half given up at each mark."""
+"""The search side by side: all candidates in the same passes, and the worse ones given up at each mark.
+
+On a CPU the last one is chosen at half of the run. Where candidates share passes a second one costs a fraction of a
+run, and what a comparison at half cannot know is what the steps to come still change: there the last two go on until
+they are plainly apart, to their ends if need be (`ends`).
+"""
 
 from __future__ import annotations
 
@@ -20,31 +25,34 @@ from residency.evals.retention import spread
 from residency.methods.keep import NOTHING, Keep, forgotten
 from residency.methods.signals import stop_requests
 from residency.progress import track
-from residency.records import Candidate, RunFolder
+from residency.records import Candidate, Event, RunFolder
 from residency.search.arms import (
     Arm,
     Score,
     Taken,
+    add_to_sums,
     cool_down,
     note,
     restore_arms,
     save_arms,
-    score,
-    standard_error,
+    score_each,
+    steps_of_mean,
+    take_means,
     take_step,
 )
+from residency.search.choice import near_best, survivors
+from residency.search.ends import by_result, carry_to_ends, is_begun, result_of
 from residency.search.ladder import bearable, probe
 
-MARKS = ((0.05, 4), (0.2, 2), (0.5, 1))
-"""At this share of the steps so many candidates are left. Of eight, 2.1 runs' worth of steps are trained in all."""
+MARKS = ((0.05, 3), (0.2, 2), (0.5, 1))
+"""At this share of the steps so many candidates are left. Of eight, 1.95 runs' worth of steps are trained in all."""
 FEWEST_STEPS = 8
 """No mark comes before."""
-UNDECIDED_UNTIL, DECIDED_BY = 0.75, 3.0
-"""Where candidates share passes, a second one costs a fraction of a run. Two that are not so many standard errors apart
-at the last mark both go on to this share of the steps: what a comparison of held-out rows cannot know is what the steps
-to come still change."""
+AGAIN, APART = 0.75, 3.0
+"""Where candidates share passes, the last two are compared again at this share of the steps; they are plainly apart
+where it is by so many standard errors."""
 ENOUGH_HELD_OUT = 64
-"""Rows that candidates are halved by; the last one is chosen by all. Fewer rank them by chance."""
+"""Rows that the worse ones are given up by; the last one is chosen by all. Fewer rank them by chance."""
 SAVE_EVERY_SECONDS = 60.0
 """Most that a kill can cost."""
 KEEP = 2
@@ -55,6 +63,8 @@ class SearchProgress(Progress):
     """`step`, `seconds` and `rng` are the search's own."""
 
     arms: dict[str, Progress] = Field(default_factory=dict)
+    compared: int = 0
+    """The step of the last comparison."""
     candidates: list[Candidate] = Field(default_factory=list)
     extra_tokens: int = 0
     """Of the probe and the cool-downs."""
@@ -78,6 +88,8 @@ class Search:
     extra_tokens: int = 0
     seconds: float = 0.0
     step: int = 0
+    compared: int = 0
+    """The step of the last comparison."""
     saved_at: float = field(default_factory=time.monotonic)
     rng: dict[str, str] = field(default_factory=random_state)
     """What the run's own training would begin with: adapters that are added draw too."""
@@ -88,8 +100,8 @@ class Search:
 
     @property
     def keeps_budget(self) -> Callable[[str], bool] | None:
-        """Whether what the engine trains under a name, cooled down, forgets no more than it may. None where the run has
-        no budget that it stops at."""
+        """Whether what the engine trains under a name forgets no more than it may, as it is then. None where the run
+        has no budget that it stops at."""
         if not (self.keep.stop and self.keep.watched):
             return None
         return lambda name: forgotten(self.engine, name, self.keep).value <= self.keep.budget
@@ -108,9 +120,11 @@ def marks(total: int) -> list[tuple[int, int]]:
     return sorted(found.items())
 
 
-def undecided_until(total: int) -> int:
-    """The step at which two that were undecided at the last mark are compared again."""
-    return max(marks(total)[-1][0], math.ceil(UNDECIDED_UNTIL * total))
+def comparisons(search: Search) -> list[tuple[int, int]]:
+    """The marks, and where candidates share passes one after them."""
+    found = marks(search.total)
+    again = math.ceil(AGAIN * search.total)
+    return [*found, (again, 1)] if search.engine.shares_passes and again > found[-1][0] else found
 
 
 def search_side_by_side(search: Search, rates: Sequence[float]) -> Arm:
@@ -121,17 +135,36 @@ def search_side_by_side(search: Search, rates: Sequence[float]) -> Arm:
     checkpoints = Checkpoints(search.record, KEEP, SearchProgress)
     if not resume(search, checkpoints):
         begin(search, rates)
-    for step, left in marks(search.total):
-        if step < search.step or len(search.arms) == 1:
+    for step, left in comparisons(search):
+        if step <= search.compared or len(search.arms) == 1:
             continue
         train_until(search, step, checkpoints)
         if len(search.arms) > left:
-            cut(search, left)
+            cut(search, step, left)
     if len(search.arms) > 1:
-        train_until(search, undecided_until(search.total), checkpoints)
-    if len(search.arms) > 1:
-        cut(search, 1)
+        save(search, checkpoints)
+        choose_at_the_end(search)
     return search.arms[0]
+
+
+def choose_at_the_end(search: Search) -> None:
+    """Carries those that are left to their ends, and keeps the better one."""
+    began = time.monotonic()
+    carry_to_ends(search.engine, search.arms, search.held_out)
+    for arm in [arm for arm in search.arms if arm.failure]:
+        give_up(search, arm, arm.failure or "")
+    require_some_left(search)
+    first, *others = by_result(search.arms)
+    for arm in search.arms:
+        noted = search.fates[arm.name].scores | {arm.state.step: arm.state.best_loss}
+        search.fates[arm.name] = search.fates[arm.name].model_copy(update={"scores": noted})
+    losses = {arm.name: arm.state.best_loss for arm in search.arms}
+    said = ", ".join(f"{arm.rate:.2g} {result_of(arm)}{'' if arm is first else ' (given up)'}" for arm in search.arms)
+    search.run.say("search_cut", f"lowest held-out loss by learning rate, both carried to their ends: {said}",
+                   step=search.total, kept=[first.name], losses=losses)  # fmt: skip
+    for arm in others:
+        give_up(search, arm, f"held-out loss {result_of(arm)} in the end")
+    search.seconds += time.monotonic() - began
 
 
 def begin(search: Search, rates: Sequence[float]) -> None:
@@ -167,11 +200,19 @@ def probe_sentence(losses: Sequence[float], rates: Sequence[float], usable: int)
 
 
 def new_arm(search: Search, name: str, rate: float) -> Arm:
-    record = RunFolder(search.record / name)
+    record = RunFolder(search.record / name, told_of(search.run, rate))
     record.path.mkdir(parents=True, exist_ok=True)
     settings = search.settings.model_copy(update={"learning_rate": rate})
     state = Progress(micro_batch_tokens=search.engine.micro_batch_tokens, rng=search.rng)
     return Arm(name, settings, search.rows, record, state, keep=search.keep)
+
+
+def told_of(run: RunFolder, rate: float) -> Callable[[Event], None] | None:
+    """Passes on what is said of one candidate, with its rate in front."""
+    listener = run.listener
+    if listener is None:
+        return None
+    return lambda event: listener(event.model_copy(update={"message": f"learning rate {rate:.2g}: {event.message}"}))
 
 
 def resume(search: Search, checkpoints: Checkpoints) -> bool:
@@ -185,10 +226,12 @@ def resume(search: Search, checkpoints: Checkpoints) -> bool:
     assert isinstance(state, SearchProgress)
     search.fates = {one.name: one for one in state.candidates}
     search.step, search.seconds, search.extra_tokens = state.step, state.seconds, state.extra_tokens
+    search.compared = state.compared
     add_arms(search, list(state.arms))
     for arm, progress in zip(search.arms, state.arms.values(), strict=True):
         arm.state = progress
-        arm.record.keep_metrics(progress.step)
+        if not is_begun(arm):
+            arm.record.keep_metrics(progress.step)
     restore_arms(search.engine, search.arms, folder)
     search.engine.micro_batch_tokens = state.micro_batch_tokens
     set_random_state(state.rng)
@@ -202,7 +245,7 @@ def save(search: Search, checkpoints: Checkpoints) -> None:
     state = SearchProgress(
         step=search.step, seconds=search.seconds, micro_batch_tokens=search.engine.micro_batch_tokens,
         rng=random_state(), arms={arm.name: arm.state for arm in search.arms}, candidates=list(search.fates.values()),
-        extra_tokens=search.extra_tokens,
+        extra_tokens=search.extra_tokens, compared=search.compared,
     )  # fmt: skip
     checkpoints.save(state, lambda folder: save_arms(search.engine, search.arms, folder))
     search.saved_at = time.monotonic()
@@ -217,6 +260,8 @@ def train_until(search: Search, step: int, checkpoints: Checkpoints) -> None:
             began = time.monotonic()
             before, taken = taken, take_step(search.engine, search.arms, ahead=1 if taken else 0)
             search.step += 1
+            if search.step > step - steps_of_mean(step):
+                add_to_sums(search.engine, search.arms)
             signal, overdue = stop_requested(), time.monotonic() - search.saved_at > SAVE_EVERY_SECONDS
             save_now = signal is not None or overdue
             if before:  # read while the device works on the step after it
@@ -239,18 +284,26 @@ def note_step(search: Search, taken: Taken) -> None:
     note(search.engine, taken)
     for arm in [arm for arm in search.arms if arm.failure]:
         give_up(search, arm, arm.failure or "")
+    require_some_left(search)
+
+
+def require_some_left(search: Search) -> None:
     if not search.arms:
         raise TrainingError("every learning rate of the search lost its loss", code="loss_exploded",
                             hint="look at the data, or set a lower train.learning_rate yourself")  # fmt: skip
 
 
-def cut(search: Search, left: int) -> None:
-    """Scores all arms cooled down, keeps the best `left`, and puts these back to where they were."""
+def cut(search: Search, step: int, left: int) -> None:
+    """Scores all arms by the mean of their last weights, or where the last one is chosen for good cooled down; keeps
+    the best `left`, and puts these back to where they were."""
     began = time.monotonic()
     before = {arm.name: search.engine.snapshot(arm.name) for arm in search.arms}
-    search.extra_tokens += cool_down(search.engine, search.arms)
+    if left > 1 or search.engine.shares_passes:
+        take_means(search.engine, search.arms, steps_of_mean(step))
+    else:
+        search.extra_tokens += cool_down(search.engine, search.arms)
     rows = search.held_out if left == 1 else spread(search.held_out, ENOUGH_HELD_OUT)
-    scores = {arm.name: score(search.engine, arm.name, rows) for arm in search.arms}
+    scores = score_each(search.engine, [arm.name for arm in search.arms], rows)
     for arm in search.arms:
         noted = search.fates[arm.name].scores | {search.step: scores[arm.name].noted}
         search.fates[arm.name] = search.fates[arm.name].model_copy(update={"scores": noted})
@@ -260,59 +313,24 @@ def cut(search: Search, left: int) -> None:
     for arm in [arm for arm in search.arms if arm.name not in kept]:
         give_up(search, arm, f"held-out loss {scores[arm.name].mean:.4f} after {search.step} steps")
     search.engine.put_back({name: before[name] for name in kept})
+    search.compared = step
     search.seconds += time.monotonic() - began
 
 
 def chosen(search: Search, scores: Mapping[str, Score], left: int) -> list[str]:
-    """Who goes on: `left` of the candidates, or two where the last one is undecided and a second costs little. Of these
-    the lower loss is taken in the end."""
-    if left > 1 or not search.engine.shares_passes:
-        return survivors(search.arms, scores, left, search.keeps_budget)
-    if search.step >= undecided_until(search.total):
-        return survivors(search.arms, scores, left, search.keeps_budget, within=0.0)
-    undecided = near_best(search.arms, scores, DECIDED_BY)[:2]
-    if len(undecided) == 1:
-        return survivors(search.arms, scores, left, search.keeps_budget)
-    return [arm.name for arm in undecided]
-
-
-def survivors(
-    arms: Sequence[Arm], scores: Mapping[str, Score], left: int, keeps_budget: Callable[[str], bool] | None,
-    *, within: float = 1.0,
-) -> list[str]:  # fmt: skip
-    """The `left` lowest losses, of equal ones the lower rate; the last one is chosen more carefully.
-
-    It is the lowest rate `within` so many standard errors of the best, and of those one that keeps the budget, because
-    a lower rate forgets less. Where none of them keeps it, the lowest rate of all that does, or else the lowest rate.
-    """
-    if left > 1:
-        return [arm.name for arm in ranked(arms, scores)[:left]]
-    near = near_best(arms, scores, within)
-    rising = sorted(near, key=lambda arm: arm.rate)
-    if keeps_budget is None:
-        return [rising[0].name]
-    others = sorted((arm for arm in arms if arm not in near), key=lambda arm: arm.rate)
-    keeping = next((arm for arm in [*rising, *others] if keeps_budget(arm.name)), None)
-    return [(keeping or min(arms, key=lambda arm: arm.rate)).name]
-
-
-def ranked(arms: Sequence[Arm], scores: Mapping[str, Score]) -> list[Arm]:
-    return sorted(arms, key=lambda arm: (not math.isfinite(scores[arm.name].mean), scores[arm.name].mean, arm.rate))
-
-
-def near_best(arms: Sequence[Arm], scores: Mapping[str, Score], within: float) -> list[Arm]:
-    """The best and those at most so many standard errors of the difference behind it, the best first."""
-    first, *others = ranked(arms, scores)
-    best = scores[first.name]
-    return [first, *(arm for arm in others if scores[arm.name].mean - best.mean
-                     <= within * standard_error(scores[arm.name], best))]  # fmt: skip
+    """Who goes on: `left` of the candidates, or two where these are not plainly apart and a second costs little."""
+    if left == 1 and search.engine.shares_passes:
+        near = near_best(search.arms, scores, APART)[:2]
+        if len(near) > 1:
+            return [arm.name for arm in near]
+    return survivors(search.arms, scores, left, search.keeps_budget)
 
 
 def cut_sentence(search: Search, scores: Mapping[str, Score], kept: Sequence[str], left: int) -> str:
     losses = ", ".join(
         f"{arm.rate:.2g} {scores[arm.name].mean:.4f}{'' if arm.name in kept else ' (given up)'}" for arm in search.arms
     )
-    more = f"; too near to tell, so both go on to step {undecided_until(search.total)}" if len(kept) > left else ""
+    more = "; too near to tell, so both go on" if len(kept) > left else ""
     return f"after {search.step} of {search.total} steps, held-out loss by learning rate: {losses}{more}"
 
 

@@ -20,12 +20,15 @@ from residency.methods.keep import NOTHING, Keep
 from residency.methods.row_losses import FILE
 from residency.records import RunFolder, SearchResult
 from residency.search.arms import Arm
-from residency.search.halving import ENOUGH_HELD_OUT, Search, marks, note_fate, search_side_by_side
+from residency.search.ends import is_begun
+from residency.search.halving import ENOUGH_HELD_OUT, Search, note_fate, search_side_by_side
 from residency.search.ladder import ladder
 from residency.search.race import search_one_by_one
 from residency.stages.prepare import Prepared
 
 RESULT = "search.json"
+SAID_AGAIN = ("resumed", "best_restored")
+"""By the run, when it goes on from where its rate was found."""
 
 
 def with_learning_rate(prepared: Prepared, engine: Engine, run: RunFolder, keep: Keep = NOTHING) -> Prepared:
@@ -46,8 +49,9 @@ def with_learning_rate(prepared: Prepared, engine: Engine, run: RunFolder, keep:
     resolved = resolved.model_copy(update={"train": train})
     reasons = prepared.reasons | {"train.learning_rate": found.reason}
     durable.write_json(run / "resolved.json", {"config": resolved.model_dump(mode="json"), "reasons": reasons})
-    for folder in ("checkpoints", "start", "now", "best"):
-        shutil.rmtree(record / folder, ignore_errors=True)
+    for folder in (*(record / name for name in ("checkpoints", "start", "now", "best")),
+                   *record.path.glob("*/checkpoints")):  # fmt: skip
+        shutil.rmtree(folder, ignore_errors=True)
     return replace(prepared, resolved=resolved, reasons=reasons)
 
 
@@ -83,10 +87,16 @@ def find(prepared: Prepared, engine: Engine, run: RunFolder, keep: Keep) -> None
 
 
 def promote(search: Search, winner: Arm) -> None:
-    """Leaves the winner where training goes on from: its checkpoint, its metrics and its rows' losses, as if it had
-    trained alone."""
-    checkpoints = Checkpoints(search.run, search.settings.keep_checkpoints)
-    checkpoints.save(winner.state, lambda folder: search.engine.save(winner.engine_name, folder))
+    """Leaves the winner where training goes on from: its checkpoints, its metrics and its rows' losses, as if it had
+    trained alone. They are copied, so that a kill costs nothing."""
+    if is_begun(winner):
+        shutil.copytree(winner.record / "checkpoints", search.run / "checkpoints", dirs_exist_ok=True)
+        for event in winner.record.events():
+            if event.kind not in SAID_AGAIN:
+                search.run.append("events.jsonl", event)
+    else:
+        checkpoints = Checkpoints(search.run, search.settings.keep_checkpoints)
+        checkpoints.save(winner.state, lambda folder: search.engine.save(winner.engine_name, folder))
     durable.write_text(search.run / "metrics.jsonl", (winner.record / "metrics.jsonl").read_text())
     shutil.copyfile(winner.record / FILE, search.run / FILE)
 
@@ -117,11 +127,11 @@ def summarise(search: Search, winner: Arm, why: str) -> SearchResult:
     other = search.extra_tokens + sum(one.tokens for one in fates if one.name != winner.name)
     whole = winner.state.tokens / winner.state.step * search.total
     price = 1 + other / whole
-    undecided = search.step > marks(search.total)[-1][0]
-    how = "the better of the last two" if undecided else "the lowest within one standard error of the best"
+    how = ("the better of the last two in the end" if is_begun(winner)
+           else "the lowest within one standard error of the best when the last were compared")  # fmt: skip
     reason = (
         f"The search chose {winner.rate:.2g} among {len(fates)} rates from {fates[0].learning_rate:.2g} to "
-        f"{fates[-1].learning_rate:.2g}: {how} when the last were compared. "
+        f"{fates[-1].learning_rate:.2g}: {how}. "
         f"{why} The others cost {other:,} tokens: the run passes {price:.2f} times as many as without a search."
     )
     return SearchResult(chosen=winner.rate, reason=reason, candidates=fates, other_tokens=other, price=price,

@@ -1,8 +1,8 @@
 """The search one after another, for full fine-tuning: there is one set of weights, so candidates take turns.
 
-They are halved as side by side. All are trained to the first mark and compared cooled down; the better half begins
-again, the best first, because copies of their weights and optimizers would take four times the room, and this passes a
-fifth of a run twice. From there on each stops at the mark where as many before it were better as are kept there.
+They are given up as side by side. All are trained to the first mark and compared cooled down; the best few begin
+again, the best first, because copies of their weights and optimizers would take several times the room, and this passes
+a sixth of a run twice. From there on each stops at the mark where as many before it were better as are kept there.
 """
 
 from __future__ import annotations

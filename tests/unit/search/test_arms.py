@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from peft import LoraConfig
 
 from residency.config.model import Train
@@ -12,7 +13,7 @@ from residency.engine.checkpoint import Progress, random_state
 from residency.engine.engine import Engine
 from residency.methods import sft
 from residency.records import Metric, RunFolder
-from residency.search.arms import Arm, cool_down, train_step
+from residency.search.arms import Arm, add_to_sums, cool_down, take_means, train_step
 from tests.conftest import rows_with_a_shared_start, tiny_llama
 
 STEPS = 20
@@ -59,3 +60,19 @@ def test_an_arm_among_others_is_the_run_alone(dropout: float, tmp_path: Path) ->
         sft.train(alone, same.name, ROWS, [], same.settings, same.record)
         assert measured(arm.record) == measured(same.record)
         assert len(measured(same.record)) == STEPS
+
+
+def test_arms_can_be_looked_at_by_the_mean_of_their_last_weights(tmp_path: Path) -> None:
+    engine, arms = engine_and_arms(RATES, 0.0, tmp_path)
+    seen: list[dict[str, torch.Tensor]] = []
+    for _ in range(3):
+        train_step(engine, arms)
+        add_to_sums(engine, arms)
+        seen.append({name: p.detach().clone() for arm in arms for name, p in engine.parameters(arm.name).items()})
+    before = {arm.name: engine.snapshot(arm.name) for arm in arms}
+    take_means(engine, arms, len(seen))
+    for arm in arms:
+        for name, found in engine.parameters(arm.name).items():
+            torch.testing.assert_close(found.detach(), torch.stack([one[name] for one in seen]).mean(dim=0))
+    engine.put_back(before)
+    assert all(torch.equal(p, seen[-1][name]) for arm in arms for name, p in engine.parameters(arm.name).items())

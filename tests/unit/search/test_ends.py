@@ -1,4 +1,4 @@
-"""Where candidates share passes, two that are too near to tell at half of the run both go on to three quarters."""
+"""Where candidates share passes, the last two go on until they are plainly apart, to their ends if need be."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from peft import LoraConfig
@@ -17,9 +18,11 @@ from residency.data.messages import Rendered
 from residency.engine.engine import Engine
 from residency.engine.speed import Speed
 from residency.errors import Interrupted
+from residency.methods import sft
 from residency.records import RunFolder
 from residency.search.arms import Arm
-from residency.search.halving import Search, marks, search_side_by_side, undecided_until
+from residency.search.halving import Search, search_side_by_side
+from residency.search.learning_rate import promote
 from tests.conftest import rows_with_a_shared_start, tiny_llama
 
 STEPS = 30
@@ -29,12 +32,12 @@ OTHERS = rows_with_a_shared_start(40)[24:]
 """Random as they are, training teaches nothing of them, and neither rate is the better one."""
 
 
-def new_search(folder: Path, *, held_out: list[Rendered] = OTHERS, shared: bool = True) -> Search:
+def new_search(folder: Path, *, held_out: list[Rendered] = OTHERS, shared: bool = True, **changes: Any) -> Search:
     engine = Engine(tiny_llama(), micro_batch_tokens=200, speed=Speed(shared=shared))
     settings = Train.model_validate({
         "epochs": 100.0, "max_steps": STEPS, "batch_size": 4, "micro_batch_tokens": 200, "learning_rate": 1e-3,
-        "eval_every_steps": 100, "save_every_steps": 100, "patience": None,
-    })  # fmt: skip
+        "eval_every_steps": 5, "save_every_steps": 5, "patience": None,
+    } | changes)  # fmt: skip
 
     def add_adapters(names: Sequence[str]) -> None:
         engine.add_adapters(names, LoraConfig(r=4, target_modules="all-linear"), seed=3)
@@ -43,43 +46,77 @@ def new_search(folder: Path, *, held_out: list[Rendered] = OTHERS, shared: bool 
     return Search(engine, ROWS, held_out, settings, RunFolder(folder), add_adapters)
 
 
-def scored_at(search: Search) -> list[list[int]]:
-    return [sorted(one.scores) for one in search.fates.values()]
+def scores_of(search: Search) -> list[dict[int, float | None]]:
+    return [one.scores for one in search.fates.values()]
 
 
-def lowest(search: Search, step: int) -> str:
-    return min(search.fates, key=lambda name: search.fates[name].scores[step] or 0.0)
-
-
-def test_both_go_on_and_the_lower_loss_is_taken(tmp_path: Path) -> None:
-    half, later = marks(STEPS)[-1][0], undecided_until(STEPS)
+def test_two_that_are_too_near_to_tell_are_both_carried_to_their_ends(tmp_path: Path) -> None:
     search = new_search(tmp_path)
     winner = search_side_by_side(search, RATES)
-    assert (half, later) == (15, 23)
-    assert (search.step, winner.state.step) == (later, later)
-    assert scored_at(search) == [[half, later]] * 2
-    assert winner.name == lowest(search, later)
+    assert [sorted(scores) for scores in scores_of(search)] == [[15, 23, STEPS]] * 2
+    assert winner.name == min(search.fates, key=lambda name: search.fates[name].scores[STEPS] or 0.0)
+    assert winner.state.step == STEPS
     assert [arm.name for arm in search.arms] == [winner.name]
     said = [event.message for event in search.run.events() if event.kind == "search_cut"]
-    assert f"too near to tell, so both go on to step {later}" in said[0]
+    assert ["too near to tell, so both go on" in one for one in said] == [True, True, False]
+    assert "both carried to their ends" in said[2]
+
+
+def test_each_of_the_two_is_watched_as_a_run_is(tmp_path: Path) -> None:
+    search = new_search(tmp_path)
+    search_side_by_side(search, RATES)
+    for name, one in search.fates.items():
+        measured = {m.step: m.loss for m in RunFolder(search.record / name).metrics() if m.split == "eval"}
+        assert list(measured) == [25, 30]
+        assert one.scores[STEPS] == min(measured.values())
+
+
+def test_the_better_one_is_the_run_that_its_rate_alone_would_have_made(tmp_path: Path) -> None:
+    """On a CPU, in passes of its own; shared ones round in another order."""
+    search = new_search(tmp_path)
+    winner = search_side_by_side(search, RATES)
+    promote(search, winner)
+    search.add_adapters(["tuned"])
+    found = sft.train(search.engine, "tuned", ROWS, OTHERS, winner.settings, search.run)
+    assert (found.progress.step, found.progress.best_loss) == (STEPS, search.fates[winner.name].scores[STEPS])
+
+    alone = new_search(tmp_path / "alone")
+    alone.add_adapters(["tuned"])
+    again = sft.train(alone.engine, "tuned", ROWS, OTHERS, winner.settings, alone.run)
+    assert again.progress.best_step == found.progress.best_step
+    assert again.progress.best_loss == pytest.approx(found.progress.best_loss, rel=1e-5)
+    assert [m.loss for m in search.run.metrics() if m.split == "train"] == pytest.approx(
+        [m.loss for m in alone.run.metrics() if m.split == "train"], rel=1e-5
+    )
+
+
+def test_one_that_runs_out_of_patience_ends_and_the_other_goes_on(tmp_path: Path) -> None:
+    search = new_search(tmp_path, eval_every_steps=1, patience=1)
+    winner = search_side_by_side(search, RATES)
+    ended = [one.steps for one in search.fates.values() if one.name != winner.name] + [winner.state.step]
+    assert all(23 < step <= STEPS for step in ended)
+    assert winner.state.best_loss == min(loss for scores in scores_of(search) for loss in list(scores.values())[2:])
 
 
 def test_a_plain_difference_is_taken_at_half_of_the_run(tmp_path: Path) -> None:
     search = new_search(tmp_path, held_out=ROWS)
     winner = search_side_by_side(search, [1e-5, 1e-2])
-    assert (winner.rate, search.step) == (1e-2, marks(STEPS)[-1][0])
+    assert (winner.rate, search.step, winner.state.step) == (1e-2, 15, 15)
 
 
 def test_where_candidates_take_turns_the_choice_is_made_at_half_of_the_run(tmp_path: Path) -> None:
     """There a second one costs as much again."""
     search = new_search(tmp_path, shared=False)
-    search_side_by_side(search, RATES)
-    assert search.step == marks(STEPS)[-1][0]
+    winner = search_side_by_side(search, RATES)
+    assert (search.step, winner.state.step) == (15, 15)
 
 
 def interrupted_after(search: Search, step: int) -> None:
+    """Counts the training steps that the first candidate has noted."""
+    file = search.record / "candidate-1" / "metrics.jsonl"
+
     def ask() -> None:
-        while search.step < step:
+        while not file.exists() or file.read_text().count('"train"') < step:
             time.sleep(0.001)
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -88,12 +125,14 @@ def interrupted_after(search: Search, step: int) -> None:
         search_side_by_side(search, RATES)
 
 
-def test_it_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [13, 17, 26])
+def test_it_goes_on_where_it_was_interrupted(tmp_path: Path, step: int) -> None:
+    """While a mean is made, between two comparisons, and on the way to the ends. There the two may stop a step apart
+    and share no pass afterwards, which rounds in another order."""
     whole = new_search(tmp_path / "whole")
     winner: Arm = search_side_by_side(whole, RATES)
-    first = new_search(tmp_path / "parts")
-    interrupted_after(first, 17)
-    assert marks(STEPS)[-1][0] < first.step < undecided_until(STEPS)
+    interrupted_after(new_search(tmp_path / "parts"), step)
     again = new_search(tmp_path / "parts")
     assert search_side_by_side(again, RATES).rate == winner.rate
-    assert [one.scores for one in again.fates.values()] == [one.scores for one in whole.fates.values()]
+    for found, expected in zip(scores_of(again), scores_of(whole), strict=True):
+        assert found == pytest.approx(expected, rel=0.0 if step < 23 else 1e-6)

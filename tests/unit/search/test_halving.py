@@ -12,7 +12,7 @@ from residency.config.model import Train
 from residency.engine.checkpoint import Progress
 from residency.records import Candidate, RunFolder
 from residency.search.arms import Arm, Score, cool_down_steps, standard_error
-from residency.search.halving import near_best, survivors
+from residency.search.choice import near_best, survivors
 from tests.conftest import random_rows
 
 SETTINGS = {"epochs": 1.0, "batch_size": 8, "micro_batch_tokens": 100, "eval_every_steps": 1, "save_every_steps": 1}
@@ -73,7 +73,7 @@ def test_a_budget_decides_among_the_near_ones_then_among_all_and_else_the_lowest
     assert chosen(*near, keeps_budget=lambda name: False) == ["0.0001"]
 
 
-def test_two_are_too_near_to_tell_within_three_standard_errors_and_the_lower_loss_is_taken_in_the_end() -> None:
+def test_two_are_too_near_to_tell_within_three_standard_errors() -> None:
     near = score(1.12, noise=0.5, seed=2), score(1.0, noise=0.5, seed=3)  # 1.7 standard errors
     far = score(1.3, noise=0.5, seed=2), score(1.0, noise=0.5, seed=3)
     for scores, names in ((near, ["0.0004", "0.0002"]), (far, ["0.0004"])):
@@ -82,8 +82,6 @@ def test_two_are_too_near_to_tell_within_three_standard_errors_and_the_lower_los
     tied = score(1.04, seed=1, noise=0.5), score(1.02, seed=2, noise=0.5), score(1.0, seed=3, noise=0.5)
     named = {one.name: found for one, found in zip(ARMS, tied, strict=True)}
     assert survivors(ARMS, named, 1, None) == ["0.0001"]
-    assert survivors(ARMS, named, 1, None, within=0.0) == ["0.0004"]
-    assert survivors(ARMS, named, 1, lambda name: name != "0.0004", within=0.0) == ["0.0001"]
 
 
 @pytest.mark.parametrize(

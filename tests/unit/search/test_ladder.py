@@ -48,7 +48,7 @@ def test_rates_are_dropped_from_the_first_whose_loss_would_end_a_run(losses: lis
 
 @pytest.mark.parametrize(
     ("steps", "expected"),
-    [(235, [(12, 4), (47, 2), (118, 1)]), (30, [(8, 2), (15, 1)]), (12, [(8, 1)]), (5, [(5, 1)])],
+    [(235, [(12, 3), (47, 2), (118, 1)]), (30, [(8, 2), (15, 1)]), (12, [(8, 1)]), (5, [(5, 1)])],
 )
-def test_half_of_the_candidates_are_given_up_at_each_mark(steps: int, expected: list[tuple[int, int]]) -> None:
+def test_the_worse_candidates_are_given_up_at_each_mark(steps: int, expected: list[tuple[int, int]]) -> None:
     assert marks(steps) == expected
