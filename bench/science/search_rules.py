@@ -191,6 +191,12 @@ def compared(part: Part, mark: str, two: list[str]) -> tuple[str, str, float]:
     return better, other, (part["losses"][mark][other][1] - part["losses"][mark][better][1]) / error
 
 
+def both_losses(part: Part, mark: int, better: str, other: str) -> tuple[float, float]:
+    """The better one's loss, and how far the other is behind it."""
+    losses = part["losses"][f"{mark}/mean 25"]
+    return losses[better][1], losses[other][1] - losses[better][1]
+
+
 def up_to_half(first: int) -> float:
     """Steps, in runs."""
     return 8 * 0.08 + first * 0.12 + 2 * 0.3
@@ -202,13 +208,19 @@ def at_half(part: Part, kind: str, first: int, within: float = 0.0) -> tuple[str
     return (min(better, other, key=float) if apart <= within else better), up_to_half(first) + 0.5
 
 
-def until_apart(part: Part, kind: str, first: int, *, marks: Mapping[int, float]) -> tuple[str, float]:
-    """The first of these marks at which they are so many standard errors apart decides, else the end."""
+def until_apart(
+    part: Part, kind: str, first: int, *, marks: Mapping[int, float], matters: float = 0.0
+) -> tuple[str, float]:
+    """The first of these marks at which they are so many standard errors apart decides, or the last one where the one
+    behind could not be better by `matters`; else the end."""
     two = last_two(part, kind, first)
     for mark, plainly in marks.items():
-        better, _, apart = compared(part, f"{mark}/mean 25", two)
+        better, other, apart = compared(part, f"{mark}/mean 25", two)
+        cost, loss, behind = up_to_half(first) + 0.5 + (mark - 50) / STEPS, *both_losses(part, mark, better, other)
         if apart > plainly:
-            return better, up_to_half(first) + 0.5 + (mark - 50) / STEPS
+            return better, cost
+        if mark == max(marks) and behind * (plainly / apart - 1) <= matters * loss:
+            return (min(two, key=float) if apart <= 1 else better), cost
     return min(two, key=lambda rate: ends(part)[rate]), up_to_half(first) + 1.0
 
 
@@ -221,6 +233,7 @@ RULES: Mapping[str, Callable[[Part], tuple[str, float]]] = {
         "half: the lowest loss": at_half,
         "three errors apart at half, or 75 %: the lower loss": partial(until_apart, marks={50: 3.0, 75: 0.0}),
         "three errors apart at half, at 75 %, or the end": partial(until_apart, marks={50: 3.0, 75: 3.0}),
+        "the same, but as good within 1 % at 75 %": partial(until_apart, marks={50: 3.0, 75: 3.0}, matters=0.01),
         "the end": partial(until_apart, marks={}),
     }.items()
     for kind, first in (("cooled", 4), ("mean 25", 4), ("mean 25", 3))

@@ -37,3 +37,9 @@ def near_best(arms: Sequence[Arm], scores: Mapping[str, Score], within: float) -
     best = scores[first.name]
     return [first, *(arm for arm in others if scores[arm.name].mean - best.mean
                      <= within * standard_error(scores[arm.name], best))]  # fmt: skip
+
+
+def as_good(best: Score, other: Score, errors: float, share: float) -> bool:
+    """Whether the other, within so many standard errors, is not better by more than this share of the loss."""
+    could_be_better = errors * standard_error(other, best) - (other.mean - best.mean)
+    return could_be_better <= share * best.mean

@@ -2,7 +2,7 @@
 
 On a CPU the last one is chosen at half of the run. Where candidates share passes a second one costs a fraction of a
 run, and what a comparison at half cannot know is what the steps to come still change: there the last two go on until
-they are plainly apart, to their ends if need be (`ends`).
+they are plainly apart, to their ends where it may matter (`ends`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from residency.search.arms import (
     take_means,
     take_step,
 )
-from residency.search.choice import near_best, survivors
+from residency.search.choice import as_good, near_best, survivors
 from residency.search.ends import by_result, carry_to_ends, is_begun, result_of
 from residency.search.ladder import bearable, probe
 
@@ -51,6 +51,9 @@ FEWEST_STEPS = 8
 AGAIN, APART = 0.75, 3.0
 """Where candidates share passes, the last two are compared again at this share of the steps; they are plainly apart
 where it is by so many standard errors."""
+MATTERS = 0.01
+"""There they go on only where the one behind could, within as many errors, be better by more than this share of the
+loss."""
 ENOUGH_HELD_OUT = 64
 """Rows that the worse ones are given up by; the last one is chosen by all. Fewer rank them by chance."""
 SAVE_EVERY_SECONDS = 60.0
@@ -123,8 +126,13 @@ def marks(total: int) -> list[tuple[int, int]]:
 def comparisons(search: Search) -> list[tuple[int, int]]:
     """The marks, and where candidates share passes one after them."""
     found = marks(search.total)
-    again = math.ceil(AGAIN * search.total)
-    return [*found, (again, 1)] if search.engine.shares_passes and again > found[-1][0] else found
+    return [*found, (again, 1)] if search.engine.shares_passes and (again := compared_again(search.total)) else found
+
+
+def compared_again(total: int) -> int | None:
+    """The step after the last mark; None in a run too short for one."""
+    again = math.ceil(AGAIN * total)
+    return again if again > marks(total)[-1][0] else None
 
 
 def search_side_by_side(search: Search, rates: Sequence[float]) -> Arm:
@@ -307,7 +315,7 @@ def cut(search: Search, step: int, left: int) -> None:
     for arm in search.arms:
         noted = search.fates[arm.name].scores | {search.step: scores[arm.name].noted}
         search.fates[arm.name] = search.fates[arm.name].model_copy(update={"scores": noted})
-    kept = chosen(search, scores, left)
+    kept = chosen(search, scores, step, left)
     search.run.say("search_cut", cut_sentence(search, scores, kept, left), step=search.step, kept=kept,
                       losses={name: shown(one.mean) for name, one in scores.items()})  # fmt: skip
     for arm in [arm for arm in search.arms if arm.name not in kept]:
@@ -317,11 +325,13 @@ def cut(search: Search, step: int, left: int) -> None:
     search.seconds += time.monotonic() - began
 
 
-def chosen(search: Search, scores: Mapping[str, Score], left: int) -> list[str]:
+def chosen(search: Search, scores: Mapping[str, Score], step: int, left: int) -> list[str]:
     """Who goes on: `left` of the candidates, or two where these are not plainly apart and a second costs little."""
     if left == 1 and search.engine.shares_passes:
         near = near_best(search.arms, scores, APART)[:2]
-        if len(near) > 1:
+        first, last = scores[near[0].name], scores[near[-1].name]
+        at_last = step == compared_again(search.total)
+        if len(near) > 1 and not (at_last and as_good(first, last, APART, MATTERS)):
             return [arm.name for arm in near]
     return survivors(search.arms, scores, left, search.keeps_budget)
 

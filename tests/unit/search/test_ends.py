@@ -1,11 +1,10 @@
-"""Where candidates share passes, the last two go on until they are plainly apart, to their ends if need be."""
+"""Where candidates share passes, the last two go on until they are plainly apart, to their ends where it may matter."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from residency.engine.speed import Speed
 from residency.errors import Interrupted
 from residency.methods import sft
 from residency.records import RunFolder
+from residency.search import halving
 from residency.search.arms import Arm
 from residency.search.halving import Search, search_side_by_side
 from residency.search.learning_rate import promote
@@ -46,10 +46,17 @@ def new_search(folder: Path, *, held_out: list[Rendered] = OTHERS, shared: bool 
     return Search(engine, ROWS, held_out, settings, RunFolder(folder), add_adapters)
 
 
+@pytest.fixture
+def all_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the two are soon as good as each other, for all that these rows can teach."""
+    monkeypatch.setattr(halving, "MATTERS", 0.0)
+
+
 def scores_of(search: Search) -> list[dict[int, float | None]]:
     return [one.scores for one in search.fates.values()]
 
 
+@pytest.mark.usefixtures("all_matters")
 def test_two_that_are_too_near_to_tell_are_both_carried_to_their_ends(tmp_path: Path) -> None:
     search = new_search(tmp_path)
     winner = search_side_by_side(search, RATES)
@@ -62,6 +69,7 @@ def test_two_that_are_too_near_to_tell_are_both_carried_to_their_ends(tmp_path: 
     assert "both carried to their ends" in said[2]
 
 
+@pytest.mark.usefixtures("all_matters")
 def test_each_of_the_two_is_watched_as_a_run_is(tmp_path: Path) -> None:
     search = new_search(tmp_path)
     search_side_by_side(search, RATES)
@@ -71,6 +79,7 @@ def test_each_of_the_two_is_watched_as_a_run_is(tmp_path: Path) -> None:
         assert one.scores[STEPS] == min(measured.values())
 
 
+@pytest.mark.usefixtures("all_matters")
 def test_the_better_one_is_the_run_that_its_rate_alone_would_have_made(tmp_path: Path) -> None:
     """On a CPU, in passes of its own; shared ones round in another order."""
     search = new_search(tmp_path)
@@ -90,12 +99,20 @@ def test_the_better_one_is_the_run_that_its_rate_alone_would_have_made(tmp_path:
     )
 
 
+@pytest.mark.usefixtures("all_matters")
 def test_one_that_runs_out_of_patience_ends_and_the_other_goes_on(tmp_path: Path) -> None:
     search = new_search(tmp_path, eval_every_steps=1, patience=1)
     winner = search_side_by_side(search, RATES)
     ended = [one.steps for one in search.fates.values() if one.name != winner.name] + [winner.state.step]
     assert all(23 < step <= STEPS for step in ended)
     assert winner.state.best_loss == min(loss for scores in scores_of(search) for loss in list(scores.values())[2:])
+
+
+def test_where_it_does_not_matter_the_choice_is_made_at_three_quarters(tmp_path: Path) -> None:
+    search = new_search(tmp_path)
+    winner = search_side_by_side(search, RATES)
+    assert [sorted(scores) for scores in scores_of(search)] == [[15, 23]] * 2
+    assert winner.state.step == 23
 
 
 def test_a_plain_difference_is_taken_at_half_of_the_run(tmp_path: Path) -> None:
@@ -115,16 +132,23 @@ def interrupted_after(search: Search, step: int) -> None:
     """Counts the training steps that the first candidate has noted."""
     file = search.record / "candidate-1" / "metrics.jsonl"
 
+    over = threading.Event()
+
     def ask() -> None:
         while not file.exists() or file.read_text().count('"train"') < step:
-            time.sleep(0.001)
+            if over.wait(0.001):
+                return
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=ask).start()
-    with pytest.raises(Interrupted):
-        search_side_by_side(search, RATES)
+    try:
+        with pytest.raises(Interrupted):
+            search_side_by_side(search, RATES)
+    finally:
+        over.set()
 
 
+@pytest.mark.usefixtures("all_matters")
 @pytest.mark.parametrize("step", [13, 17, 26])
 def test_it_goes_on_where_it_was_interrupted(tmp_path: Path, step: int) -> None:
     """While a mean is made, between two comparisons, and on the way to the ends. There the two may stop a step apart

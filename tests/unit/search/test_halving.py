@@ -12,7 +12,7 @@ from residency.config.model import Train
 from residency.engine.checkpoint import Progress
 from residency.records import Candidate, RunFolder
 from residency.search.arms import Arm, Score, cool_down_steps, standard_error
-from residency.search.choice import near_best, survivors
+from residency.search.choice import as_good, near_best, survivors
 from tests.conftest import random_rows
 
 SETTINGS = {"epochs": 1.0, "batch_size": 8, "micro_batch_tokens": 100, "eval_every_steps": 1, "save_every_steps": 1}
@@ -82,6 +82,13 @@ def test_two_are_too_near_to_tell_within_three_standard_errors() -> None:
     tied = score(1.04, seed=1, noise=0.5), score(1.02, seed=2, noise=0.5), score(1.0, seed=3, noise=0.5)
     named = {one.name: found for one, found in zip(ARMS, tied, strict=True)}
     assert survivors(ARMS, named, 1, None) == ["0.0001"]
+
+
+def test_two_are_as_good_where_neither_can_be_better_by_more_than_a_hundredth() -> None:
+    """By three standard errors, as near as they may lie."""
+    best, near, noisy = score(1.0), score(1.001, noise=0.001, seed=2), score(1.001, noise=0.5, seed=2)
+    assert as_good(best, near, 3.0, 0.01)
+    assert not as_good(best, noisy, 3.0, 0.01)
 
 
 @pytest.mark.parametrize(
