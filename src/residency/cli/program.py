@@ -21,6 +21,7 @@ from residency.cli import (
     estimate,
     evaluate,
     export,
+    importing,
     keys,
     models,
     report,
@@ -70,6 +71,7 @@ runs.add_to(app)
 report.add_to(app)
 models.add_to(app)
 export.add_to(app)
+importing.add_to(app)
 serve.add_to(app)
 keys.add_to(app)
 

@@ -8,6 +8,9 @@ from typing import Literal
 from residency.config.model import Train
 from residency.config.section import Final
 
+LONGEST_WARMUP_STEPS = 20
+"""A rate rises over so many optimizer steps at most, whatever its share of them."""
+
 
 def total_steps(settings: Train[Final], rows: int) -> int:
     """Optimizer steps over `rows` training rows."""

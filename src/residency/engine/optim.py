@@ -9,9 +9,10 @@ from typing import Literal
 
 import torch
 
+from residency.config.steps import LONGEST_WARMUP_STEPS
+
 Schedule = Literal["linear", "cosine", "constant", "wsd"]
 
-LONGEST_WARMUP_STEPS = 20
 WSD_DECAY_SHARE = 0.2
 
 

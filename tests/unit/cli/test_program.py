@@ -36,6 +36,7 @@ COMMANDS = [
     ["models", "list"],
     ["models", "fetch"],
     ["export"],
+    ["import"],
     ["serve"],
     ["keys", "create"],
     ["keys", "list"],
