@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from gguf import SpecialVocab
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -231,6 +232,12 @@ def test_a_merged_export_stands_alone(settings: list[str], note: str, project: P
     ends = alone.generation_config.eos_token_id
     end = "<|eot_id|>" if "llama3" in str(settings) else "<|im_end|>"
     assert tokenizer.convert_tokens_to_ids(end) in (ends if isinstance(ends, list) else [ends])
+    # What llama.cpp's converter takes into a GGUF, as its own library reads it.
+    for_gguf = SpecialVocab("out", load_merges=True)
+    assert for_gguf.chat_template == tokenizer.chat_template
+    assert for_gguf.special_token_ids["eos"] == tokenizer.convert_tokens_to_ids(end)
+    assert for_gguf.special_token_ids["pad"] == tokenizer.pad_token_id
+    assert len(for_gguf.merges) == len(json.loads(Path("out", "tokenizer.json").read_text())["model"]["merges"])
 
 
 def test_models_lists_the_starter_model() -> None:
