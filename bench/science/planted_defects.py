@@ -60,6 +60,7 @@ def table_of_rows(rows: list[Row], file: str) -> Table:
         table.answers.append(answer)
         table.systems.append("")
         table.roles.append("ua")
+        table.marked_bad.append(False)
     return table
 
 

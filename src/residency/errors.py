@@ -19,10 +19,25 @@ anything that is not in this tree is a bug of ours.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, ClassVar
 
+ALIKE = 3
 SHOWN = 50
 """Problems that a message shows; `problems` and `error.json` have all."""
+
+
+def folded(problems: list[str]) -> list[str]:
+    """What is said of more than ALIKE places is shown for the first of them, and counted."""
+    reasons = [problem.partition(": ")[2] for problem in problems]
+    times, seen, lines = Counter(reasons), Counter[str](), []
+    for problem, reason in zip(problems, reasons, strict=True):
+        seen[reason] += 1
+        if not reason or seen[reason] <= ALIKE:
+            lines.append(problem)
+        elif seen[reason] == ALIKE + 1:
+            lines.append(f"and {times[reason] - ALIKE:,} more: {reason}")
+    return lines
 
 
 class ResidencyError(Exception):
@@ -49,8 +64,9 @@ class ResidencyError(Exception):
         self.problems = problems or []
 
     def __str__(self) -> str:
-        lines = [self.message, *(f"  - {problem}" for problem in self.problems[:SHOWN])]
-        if (more := len(self.problems) - SHOWN) > 0:
+        problems = folded(self.problems)
+        lines = [self.message, *(f"  - {problem}" for problem in problems[:SHOWN])]
+        if (more := len(problems) - SHOWN) > 0:
             lines.append(f"  - and {more:,} more")
         if self.hint:
             lines.append(f"hint: {self.hint}")

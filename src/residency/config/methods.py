@@ -19,4 +19,16 @@ class Pretrain(Section):
     """Continued pre-training: next-token loss on every token of plain text."""
 
 
+PREFERENCE = ("dpo", "ipo", "kto", "orpo", "simpo", "cpo")
+REINFORCEMENT = ("grpo", "gspo", "dapo", "gdpo", "rloo", "ppo", "ebft", "reinforce", "reinforcement")
+PREFERENCES_LATER = "preference training (DPO and its kin) begins with Residency 0.2"
+REINFORCEMENT_LATER = "reinforcement begins with Residency 0.3"
+
+
+def arrives_later(name: str) -> str | None:
+    """The release that begins with what a method of this name does; null for a name that is none of these."""
+    name = name.lower()
+    return PREFERENCES_LATER if name in PREFERENCE else REINFORCEMENT_LATER if name in REINFORCEMENT else None
+
+
 Method: TypeAlias = Annotated[Sft | Pretrain, Field(discriminator="name")]

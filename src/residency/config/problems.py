@@ -9,6 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from residency.config.methods import arrives_later
+
 KINDS = {
     "bool": "true or false",
     "dict": "a section of keys",
@@ -79,7 +81,9 @@ def reason(path: str, details: list[ErrorDetails], known: Sequence[str]) -> str:
         case "union_tag_invalid":
             given, tags = first["ctx"]["tag"], first["ctx"]["expected_tags"].replace("'", "")
             near = get_close_matches(given.lower(), tags.split(", "), 1)
-            return f"must be one of {tags} (got {shown(given)})" + (f"; did you mean {near[0]}?" if near else "")
+            later = arrives_later(given) if path == "method.name" else None
+            more = f"; {later}" if later else f"; did you mean {near[0]}?" if near else ""
+            return f"must be one of {tags} (got {shown(given)}){more}"
     # One error per union member: `a number, or auto`. What is meant as a number is not asked to be text too.
     wanted = list(dict.fromkeys(expected(detail) for detail in details))
     value = first["input"]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from typing import Any, Literal, NamedTuple, get_args
 
+from residency.config.methods import PREFERENCES_LATER, REINFORCEMENT_LATER
 from residency.data.json_rows import parse_json
 
 Format = Literal["chat", "prompt_completion", "instruction", "sharegpt", "text"]
@@ -60,6 +61,22 @@ class Converted(NamedTuple):
 def detect(value: dict[str, Any]) -> Format | None:
     """The format of a row by its keys; null where none fits."""
     return next((name for name, keys in KEYS.items() if all(key in value for key in keys)), None)
+
+
+def for_another_method(value: dict[str, Any]) -> str | None:
+    """What a row that cannot be used is for, and how to train on it all the same; null where its keys do not tell."""
+    chosen = next((key for key in ("chosen", "preferred_output") if key in value), None)
+    rejected = next((key for key in ("rejected", "non_preferred_output") if key in value), None)
+    if chosen and rejected:
+        return f"{PREFERENCES_LATER}; for sft on the better answers write each row as prompt and completion ({chosen})"
+    if chosen or rejected:
+        lacking = "a rejected" if chosen else "a chosen"
+        return f"a preference also has {lacking} answer, and {PREFERENCES_LATER}; for sft name prompt and completion"
+    if "completions" in value and "labels" in value:
+        return "rows that judge single steps train reward models, which are not here; write prompt and completion"
+    if "prompt" in value and "completion" not in value:
+        return f"rows without an answer are for reinforcement, and {REINFORCEMENT_LATER}; for sft add a completion"
+    return None
 
 
 def to_messages(value: dict[str, Any], format: Format) -> Converted:

@@ -164,7 +164,7 @@ def _tool_call(place: str, call: Any, problems: list[str]) -> ToolCall:
 def _check_order(turns: list[Turn], messages: list[Message], problems: list[str], must_train: bool) -> None:
     roles = [message["role"] for message in messages]
     if "assistant" not in roles:
-        problems.append("has no assistant turn" if messages else "has no messages")
+        problems.append("has no assistant turn: there is no answer to learn" if messages else "has no messages")
         return
     if roles[-1] != "assistant":
         problems.append(f"{turns[-1].place} is the last turn and of role {roles[-1]}; the last must be the assistant's")

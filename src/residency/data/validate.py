@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from residency.data.formats import KEYS, Format, detect, kind, to_messages
+from residency.data.formats import KEYS, Format, detect, for_another_method, kind, to_messages
 from residency.data.messages import Example, Message, Origin
 from residency.data.sources import RawRow, read_rows
 from residency.data.turns import check_tools, check_turns
@@ -46,6 +46,8 @@ class Reading:
         self.auto = format == "auto"
         self.chosen: Format | None = None if format == "auto" else format
         self.reason = "set by data.format"
+        self.meant: str | None = None
+        """What the unusable rows are for, where the keys of one tell."""
 
     def __iter__(self) -> Iterator[Checked]:
         for row in read_rows(self.source):
@@ -58,6 +60,8 @@ class Reading:
             example = None
             if not found and self.chosen:
                 example, found = _to_example(row.origin, row.value, self.chosen, self.purpose)
+            if found and isinstance(row.value, dict):
+                self.meant = self.meant or for_another_method(row.value)
             yield Checked(row, None if found else example, found)
 
 
@@ -77,17 +81,18 @@ def load_examples(source: str, format: Format | Literal["auto"] = "auto", *, pur
         bad_rows += bool(row.problems)
         problems += [f"{row.raw.origin}: {problem}" for problem in row.problems]
     if problems or reading.chosen is None:
-        raise unusable(source, bad_rows, rows_read, problems)
+        raise unusable(source, bad_rows, rows_read, problems, reading.meant)
     return Loaded(examples, reading.chosen, reading.reason, rows_read)
 
 
-def unusable(source: str, bad_rows: int, rows_read: int, problems: list[str]) -> DataError:
-    """The hint names the way round the rows only where some are left on it."""
+def unusable(source: str, bad_rows: int, rows_read: int, problems: list[str], meant: str | None = None) -> DataError:
+    """The hint says what the rows are for, where that is known (`meant`); else it names the way round the bad ones,
+    where some are left on it."""
     some = ", or leave them out with `residency check FILE --fix CLEAN.jsonl`" if bad_rows < rows_read else ""
     return DataError(
         f"{bad_rows:,} of {rows_read:,} rows in {source} cannot be used",
         param=source,
-        hint=f"correct these rows{some}; nothing is dropped unasked",
+        hint=meant or f"correct these rows{some}; nothing is dropped unasked",
         problems=problems,
     )
 

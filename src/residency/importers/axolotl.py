@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from residency.config.methods import arrives_later
 from residency.importers import axolotl_keys as keys
 from residency.importers import training
 from residency.importers.adapter import LoraKeys, put_lora
@@ -35,9 +36,8 @@ def read_axolotl(theirs: Mapping[str, Any], places: Places) -> Ledger:
 
 def refuse_what_is_not_here(ledger: Ledger) -> None:
     if method := ledger.take("rl"):
-        later = "0.2" if method in ("dpo", "ipo", "kto", "orpo", "simpo") else "0.3"
-        ledger.refuse("rl", f"{method} arrives with Residency {later} at the earliest; this version does supervised "
-                      "fine-tuning and continued pre-training")  # fmt: skip
+        later = arrives_later(str(method)) or "neither are other kinds of reinforcement"
+        ledger.refuse("rl", f"{method} is not here yet: {later}; supervised fine-tuning is")
     for key, what in keys.REFUSED.items():
         value = ledger.left.get(key)
         if value is not None and not is_off(value):

@@ -96,9 +96,8 @@ def put_format(ledger: Ledger, key: str, entry: Mapping[str, Any], kind: Any) ->
         return chat_format(ledger, key, entry)
     if name in ALPACA:
         name_unknown(ledger, key, entry, ())
-        ledger.note("differs", f"{key}.type", f"{kind} rows are put into the model's chat template, without the "
-                    "preamble and headings of Alpaca; a model without a template needs model.chat_template: chatml"
-                    "")  # fmt: skip
+        ledger.note("differs", f"{key}.type", f"{kind} rows are put into the model's chat template, without Alpaca's "
+                    "preamble and headings; a model without one needs model.chat_template: chatml")  # fmt: skip
         return "instruction"
     if name in PLAIN:
         name_unknown(ledger, key, entry, OF_TEXT)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from residency.config.methods import REINFORCEMENT_LATER
+
 
 def of(reason: str, names: str) -> dict[str, str]:
     return dict.fromkeys(names.split(), reason)
@@ -128,7 +130,7 @@ REFUSED = {
     "processor_type": "reads images or sound; only text can be trained on",
     "processor_kwargs": "reads images or sound; only text can be trained on",
     "diffusion": "trains a diffusion language model, which is not here",
-    "ebft": "arrives with reinforcement, in Residency 0.3 at the earliest",
+    "ebft": f"is not here yet: {REINFORCEMENT_LATER}",
     "kd_trainer": "learns from a teacher's probabilities; train on the teacher's answers instead",
     "trainer_cls": "names a trainer of your own; a run has none",
 }

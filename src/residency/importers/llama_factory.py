@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from residency.config.methods import arrives_later
 from residency.importers import llama_factory_keys as keys
 from residency.importers import training
 from residency.importers.adapter import LoraKeys, put_lora
@@ -14,7 +15,6 @@ from residency.importers.sources import Places, put_model_id
 
 LORA = LoraKeys("lora_rank", "lora_alpha", "lora_dropout", "use_dora", "use_rslora", 8, 2)
 CUTOFF = 2048
-LATER = {"dpo": "0.2", "kto": "0.2", "ppo": "0.3"}
 
 
 def read_llama_factory(theirs: Mapping[str, Any], places: Places) -> Ledger:
@@ -33,15 +33,13 @@ def read_llama_factory(theirs: Mapping[str, Any], places: Places) -> Ledger:
 
 def put_stage(ledger: Ledger) -> str:
     stage = str(ledger.take("stage") or "sft")
-    if stage in LATER:
-        ledger.refuse("stage", f"{stage} arrives with Residency {LATER[stage]} at the earliest; this version does "
-                      "supervised fine-tuning (sft) and continued pre-training (pt)")  # fmt: skip
+    if later := arrives_later(stage):
+        ledger.refuse("stage", f"{stage} is not here yet: {later}; sft and pt are")
     elif stage not in ("sft", "pt"):
         ledger.refuse("stage", f"{stage} is not here; sft and pt are")
     if ledger.take("do_train") is not True:
-        ledger.refuse("do_train", "is not true: this config trains nothing. To merge an adapter there is `residency "
-                      "export --merged`, to talk with a model `residency chat`, to measure it `residency eval`"
-                      "")  # fmt: skip
+        ledger.refuse("do_train", "is not true: this config trains nothing. `residency export --merged` merges an "
+                      "adapter, `residency chat` talks with a model, `residency eval` measures it")  # fmt: skip
     for key, what in keys.REFUSED.items():
         if ledger.left.get(key):
             ledger.refuse(key, what)

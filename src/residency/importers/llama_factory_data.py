@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from residency.config.methods import PREFERENCES_LATER
 from residency.data.formats import SHAREGPT_ROLES
 from residency.errors import ConfigError
 from residency.importers.ledger import Ledger
@@ -99,9 +100,7 @@ def put_format(ledger: Ledger, key: str, info: Mapping[str, Any], stage: str) ->
     if media := [name for name in ("images", "videos", "audios") if columns.get(name)]:
         ledger.refuse(key, f"its rows have {', '.join(media)}; only text can be trained on")
     if info.get("ranking") or columns.get("kto_tag"):
-        ledger.refuse(
-            key, "its rows are preferences, which arrive with Residency 0.2; this version trains on one answer"
-        )
+        ledger.refuse(key, f"its rows are preferences: {PREFERENCES_LATER}")
     formatting = info.get("formatting", "alpaca")
     if stage == "pt":
         field = columns.get("prompt", "instruction")

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from residency.config.methods import PREFERENCES_LATER
 from residency.errors import ConfigError
 from residency.importers import training
 from residency.importers.adapter import LoraKeys, put_lora
@@ -103,9 +104,7 @@ def one_source(ledger: Ledger, name: str, entry: Mapping[str, Any], places: Plac
             ledger.note("differs", f"{key}: {part}", "every row is trained on, once an epoch")
     converter = entry.get("converter")
     if converter == "pair":
-        ledger.refuse(
-            key, "its rows are preferences, which arrive with Residency 0.2; this version trains on one answer"
-        )
+        ledger.refuse(key, f"its rows are preferences: {PREFERENCES_LATER}")
     elif converter not in CONVERTERS:
         ledger.note("to_do", key, f"rows of the converter {converter}: write them as chat rows")
     elif converter == "alpaca":
@@ -164,8 +163,7 @@ def put_training(ledger: Ledger) -> None:
     strategy = ledger.take("batching_strategy")
     if strategy in ("dynamic_batching", "dynamic_padding_free"):
         ledger.note("differs", "batching_strategy", f"{strategy} fills {at_once or 1} x cutoff_len tokens a pass "
-                    "with as many rows as fit; ours counts rows: set train.batch_size to how many those are"
-                    "")  # fmt: skip
+                    "with as many rows as fit; ours counts rows: set train.batch_size to those")  # fmt: skip
     elif strategy:
         ledger.note("no_effect", "batching_strategy", "rows are always packed here, and never see one another")
     optimizer = ledger.take("optim_config")

@@ -41,8 +41,7 @@ def batch_size(ledger: Ledger, rows: tuple[str, int], accumulation: str = "gradi
     ledger.put("train.batch_size", "auto")
     ledger.note("differs", keys, f"train.batch_size: auto. Theirs counts packs of {packed_tokens:,} tokens, {size} a "
                 f"step and device; ours counts rows. For as many steps set {size * packed_tokens:,} divided by the "
-                "mean tokens of a row (`residency check run.yaml` says how many rows and tokens there are)"
-                "")  # fmt: skip
+                "mean tokens of a row (`residency check run.yaml` counts rows and tokens)")  # fmt: skip
 
 
 def duration(ledger: Ledger, key: str, default: float) -> None:

@@ -181,6 +181,15 @@ def test_all_problems_are_shown_together_each_with_its_path_and_what_to_do() -> 
         ({"model": {"id": "m", "zz": 1}},
          "model.zz: unknown key; known here: chat_template, id, revision, trust_remote_code"),
         ({"method": {"name": "dpo2"}}, "method.name: must be one of sft, pretrain (got 'dpo2')"),
+        (
+            {"method": {"name": "kto", "beta": 0.1}},
+            "method.name: must be one of sft, pretrain (got 'kto'); preference training (DPO and its kin) begins with "
+            "Residency 0.2",
+        ),
+        (
+            {"method": {"name": "GRPO"}},
+            "method.name: must be one of sft, pretrain (got 'GRPO'); reinforcement begins with Residency 0.3",
+        ),
         ({"data": {"train": 5, "test": ["x" * 99]}}, "data.test: must be text (got a list)"),
         ({"train": {"schedule": "x" * 99}},
          f"train.schedule: must be linear, cosine, constant or wsd (got '{'x' * 56}...)"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from residency.data.audit.table import read_table
 from residency.data.messages import Origin
 from residency.data.validate import load_examples
 from residency.errors import DataError
@@ -94,3 +95,34 @@ def test_null_stands_for_an_absent_key_as_parquet_writes_it(tmp_path: Path) -> N
     assert example.messages[0] == {"role": "user", "content": "a"}
     assert example.messages[1] == {"role": "assistant", "content": None, "tool_calls": [call]}
     assert example.messages[3] == {"role": "assistant", "content": "b", "weight": 1}
+
+
+BETTER, WORSE = [{"role": "assistant", "content": "fire"}], [{"role": "assistant", "content": "sky"}]
+
+
+@pytest.mark.parametrize(
+    ("row", "hint"),
+    [
+        (
+            {"prompt": "red", "chosen": "fire", "rejected": "sky"},
+            "with Residency 0.2; for sft on the better answers",
+        ),
+        ({"chosen": BETTER, "rejected": WORSE}, "as prompt and completion (chosen)"),
+        ({"input": {"messages": []}, "preferred_output": BETTER, "non_preferred_output": WORSE}, "(preferred_output)"),
+        ({"conversations": [{"from": "human", "value": "red"}], "chosen": {}, "rejected": {}}, "preference training"),
+        ({"prompt": "red", "chosen": "fire"}, "also has a rejected answer"),
+        ({"prompt": "red", "rejected": "sky"}, "also has a chosen answer"),
+        ({"prompt": "red", "answer": "fire"}, "reinforcement begins with Residency 0.3; for sft add a completion"),
+        ({"prompt": "red", "completions": ["a"], "labels": [True]}, "train reward models"),
+        ({"prompt": "red", "completion": ""}, "correct these rows"),
+        ({"question": "red"}, "correct these rows"),
+    ],
+)
+def test_rows_of_another_method_are_told_what_they_are_for(row: dict[str, Any], hint: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f"{json.dumps(row)}\n" * 5, encoding="utf-8")
+    for read in (load_examples, read_table):
+        with pytest.raises(DataError) as caught:
+            read(str(path))
+        assert hint in str(caught.value.hint)
+        assert len(str(caught.value).splitlines()) == 6

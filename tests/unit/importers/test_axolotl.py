@@ -226,8 +226,8 @@ def test_templates(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "reason"),
     [
-        ("rl: dpo", "rl: dpo arrives with Residency 0.2"),
-        ("rl: grpo", "rl: grpo arrives with Residency 0.3"),
+        ("rl: dpo", "rl: dpo is not here yet: preference training"),
+        ("rl: grpo", "rl: grpo is not here yet: reinforcement"),
         ("reward_model: true", "reward_model: trains a reward model"),
         ("processor_type: AutoProcessor", "processor_type: reads images"),
         ("model_type: AutoModelForSequenceClassification", "model_type: "),

@@ -136,7 +136,7 @@ def test_without_dataset_info_the_rows_are_yours_to_name(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (LLAMA_FACTORY + "stage: dpo\n", "stage: dpo arrives with Residency 0.2"),
+        (LLAMA_FACTORY + "stage: dpo\n", "stage: dpo is not here yet: preference training"),
         (LLAMA_FACTORY + "stage: rm\n", "stage: rm is not here"),
         (LLAMA_FACTORY + "finetuning_type: freeze\n", "finetuning_type: freeze"),
         ("model_name_or_path: org/base\nexport_dir: merged\n", "do_train: is not true"),

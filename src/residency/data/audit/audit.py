@@ -30,7 +30,7 @@ from residency.data.audit.private import private_findings
 from residency.data.audit.score import points_lost, score
 from residency.data.audit.similar import Pairs
 from residency.data.audit.subjects import Subjects, check_subjects, read_subjects
-from residency.data.audit.table import Table, TableRead, joined_tables
+from residency.data.audit.table import KTO_MARKS, Table, TableRead, joined_tables
 from residency.data.audit.words import row_frequency
 from residency.data.messages import Origin
 from residency.errors import DataError
@@ -200,6 +200,12 @@ def schema_findings(table: Table, compared: Compared) -> list[Finding | None]:
             "end_marks", "warning", table, unmarked[1] if unmarked else [],
             f"Answers without the mark {unmarked[0] if unmarked else ''!r} that ends the others: {{rows}}. Take it out "
             "everywhere (the chat template ends a turn by itself), or add it here.",
+        ),
+        says.of_rows(
+            "marked_bad", "warning", table, np.flatnonzero(table.marked_bad),
+            f"Answers marked as bad ones ({' or '.join(KTO_MARKS)} is false, as KTO has it): {{rows}}. They are "
+            "learned like all others; if they are bad, leave them out with `--fix CLEAN.jsonl --drop marked_bad`.",
+            costs=False,
         ),
         system_finding(table),
         says.of_rows(

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field, fields
 from residency.data.messages import Example, Message, Origin
 from residency.data.validate import Purpose, Reading, unusable
 
+KTO_MARKS = ("label", "kto_tag")
+"""What TRL and LLaMA-Factory call the field that says whether an answer is a good one."""
+
 
 @dataclass(slots=True)
 class Table:
@@ -24,6 +27,8 @@ class Table:
     """The system text, or nothing."""
     roles: list[str] = field(default_factory=list)
     """A letter a turn: s(ystem), u(ser), a(ssistant), t(ool)."""
+    marked_bad: list[bool] = field(default_factory=list)
+    """Whether the row's answer is marked as one that should not be given, as KTO has it."""
 
     def __len__(self) -> int:
         return len(self.answers)
@@ -42,6 +47,7 @@ class Table:
         # One shared string for a system text that thousands of rows repeat.
         self.systems.append(self.systems[-1] if self.systems and self.systems[-1] == system else system)
         self.roles.append(sys.intern(roles))
+        self.marked_bad.append(any(example.fields.get(key) is False for key in KTO_MARKS))
 
     def origin(self, row: int) -> Origin:
         return Origin(self.files[row], self.file_lines[row])
@@ -81,7 +87,7 @@ def read_table(source: str, *, purpose: Purpose = "train", skip_unusable: bool =
             skipped[row.raw.origin] = "; ".join(row.problems)
             problems += [f"{row.raw.origin}: {problem}" for problem in row.problems]
     if reading.chosen is None or not len(table) or (problems and not skip_unusable):
-        raise unusable(source, len(skipped), len(skipped) + len(table), problems)
+        raise unusable(source, len(skipped), len(skipped) + len(table), problems, reading.meant)
     return TableRead(table, reading.chosen, reading.reason, skipped)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from residency.data.audit.audit import Audit, audit, refuse, special_token_findings, with_findings
 from residency.data.audit.findings import Finding
+from residency.data.audit.table import table_of
 from residency.errors import DataError
 from tests.unit.data.audit.rows import DEEDS, PLACES, clean_rows, example, table
 from tests.unit.data.audit.rows import table as table_of_rows
@@ -27,6 +30,17 @@ def test_clean_rows_lose_no_points() -> None:
     found = audit(table(clean_rows()))
     assert found.score == 100
     assert not [finding for finding in found.findings if finding.severity != "note"]
+
+
+@pytest.mark.parametrize("mark", ["label", "kto_tag"])
+def test_answers_marked_as_bad_are_named_and_cost_nothing(mark: str) -> None:
+    """Rows for KTO read as prompt and completion would be learned alike, the bad ones too."""
+    rows = [replace(example(line, *row), fields={mark: line % 3 > 0}) for line, row in enumerate(clean_rows(30), 1)]
+    found = audit(table_of(rows))
+    assert lines(found, "marked_bad") == list(range(3, 31, 3))
+    assert found.score == 100
+    text = [replace(example(line, *row), fields={mark: "no"}) for line, row in enumerate(clean_rows(30), 1)]
+    assert not lines(audit(table_of(text)), "marked_bad")
 
 
 def test_a_copy_is_named_and_the_row_it_repeats() -> None:

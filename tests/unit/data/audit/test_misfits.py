@@ -27,6 +27,7 @@ def table_with(asked: list[str], answers: list[str], file: str = "train.jsonl") 
         table.answers.append(answer)
         table.systems.append("")
         table.roles.append("ua")
+        table.marked_bad.append(False)
     return table
 
 
