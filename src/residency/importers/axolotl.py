@@ -124,9 +124,8 @@ def put_adapter(ledger: Ledger) -> None:
                 ledger.note("no_effect", key, "there is no adapter")
         return
     # Axolotl quantises the base to 4 bits for qlora only, to 8 for lora only.
-    quantised = kind == "qlora" and four is not False
-    ledger.carry("adapter", "adapter.kind", "qlora" if quantised else "lora")
-    if quantised:
+    ledger.carry("adapter", "adapter.kind", kind)
+    if kind == "qlora":
         ledger.note("carried", "load_in_4bit", "qlora holds the base in 4 bits")
     elif eight:
         ledger.note("differs", "load_in_8bit", "the base is held in 16 bits, or in 4 with adapter.kind: qlora")
