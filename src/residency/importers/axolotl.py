@@ -78,7 +78,7 @@ def put_model(ledger: Ledger, places: Places) -> None:
 
 def put_template(ledger: Ledger, places: Places) -> None:
     template, own = ledger.take("chat_template"), ledger.take("chat_template_jinja")
-    file = places.find(str(own)) if own and len(str(own)) < 1000 else None
+    file = places.find(own)
     if file is not None and file.is_file():
         ledger.carry("chat_template_jinja", "model.chat_template", places.ours(file))
     elif own:
@@ -185,7 +185,7 @@ def put_batch(ledger: Ledger, length: int) -> None:
     ledger.note("no_effect", "sample_packing", "rows are always packed here, and never see one another (speed.packing)")
     total = ledger.whole("batch_size")
     if total is not None and ledger.left.get("gradient_accumulation_steps") is None:
-        ledger.left |= {"micro_batch_size": total, "gradient_accumulation_steps": None}
+        ledger.left["micro_batch_size"] = total
         ledger.note("carried", "batch_size", "is the whole of a step")
     elif total is not None:
         ledger.note("no_effect", "batch_size", "gradient_accumulation_steps goes first")

@@ -94,10 +94,12 @@ class Ledger:
                 near = get_close_matches(key, [*no_effect, *left_out, *known], 1, cutoff=0.75)
                 meant = f"; {near[0]} is meant?" if near else ""
                 self.note("left_out", key, f"is no key that this importer knows, and nothing was done with it{meant}")
-        named = {key for note in self.notes for key in note.key.split(", ")}
+        named = {key.partition(":")[0] for note in self.notes for key in note.key.split(", ")}
         for key in self.theirs.keys() - named:
             if is_off(self.theirs[key]):
                 self.note("no_effect", key, "is off")
+            else:
+                self.note("left_out", key, "means nothing beside the other keys")
 
 
 def is_off(value: Any) -> bool:

@@ -81,35 +81,34 @@ def warmup(ledger: Ledger, default: float) -> None:
         return
     ratio, steps = ledger.number("warmup_ratio"), ledger.number("warmup_steps")
     total = ledger.run["train"].get("max_steps")
-    if steps is not None and (steps >= 1 or ratio is None):
-        key, ratio = "warmup_steps", steps
-        if ratio >= 1:
-            ratio = steps / total if total else None
-    else:
-        key = "warmup_ratio"
-    if ratio is None and steps is None:
-        ledger.carry(key, "train.warmup_share", default, default=True)
-        ratio = default
-    elif ratio is None:
-        ledger.note("differs", key, f"a warm-up of {steps:g} steps becomes train.warmup_share: 0.03, as a share "
-                    f"cannot be told without the data; set it to {steps:g} divided by all steps (at most "
-                    f"{LONGEST_WARMUP_STEPS} steps are taken)")  # fmt: skip
+    key = "warmup_ratio"
+    share: float | None = ratio or (default if ratio is None and steps is None else 0.0)
+    if steps:  # transformers reads a number below 1 as a share
+        key, share = "warmup_steps", steps if steps < 1 else steps / total if total else None
+    if share is None:
         ledger.put("train.warmup_share", 0.03)
-        return
-    elif not 0 <= ratio < 1:
-        ledger.refuse(key, f"a warm-up of {ratio:g} of all steps leaves none to train in")
-        return
+        ledger.note("differs", key, f"a warm-up of {steps:g} steps becomes train.warmup_share: 0.03, as a share cannot "
+                    f"be told without the data; set it to {steps:g} divided by all steps (at most "
+                    f"{LONGEST_WARMUP_STEPS} steps are taken)")  # fmt: skip
+    elif not 0 <= share < 1:
+        ledger.refuse(key, f"a warm-up of {share:g} of all steps leaves none to train in")
     else:
-        ledger.carry(key, "train.warmup_share", round(ratio, 6))
-    if ratio and (total is None or math.ceil(ratio * total) > LONGEST_WARMUP_STEPS):
-        ledger.note("differs", key, f"the rate rises over {LONGEST_WARMUP_STEPS} steps at most here, and is at its "
-                    "peak from there on")  # fmt: skip
+        ledger.carry(key, "train.warmup_share", round(share, 6), default=ratio is None and steps is None)
+        if share and (total is None or math.ceil(share * total) > LONGEST_WARMUP_STEPS):
+            ledger.note("differs", key, f"the rate rises over {LONGEST_WARMUP_STEPS} steps at most here, and is at its "
+                        "peak from there on")  # fmt: skip
 
 
 def optimizer(ledger: Ledger, key: str, learning_rate: float | None) -> None:
     """The optimizer and its rate, which means nothing to another one. `learning_rate`: the default, where there is."""
     name = str(ledger.take(key) or "adamw_torch_fused")
     rate = ledger.number("learning_rate")
+    for setting, ours in BETAS_AND_EPSILON.items():
+        value = ledger.number(setting)
+        if value == ours:
+            ledger.note("carried", setting, f"AdamW's is {ours:g}")
+        elif value is not None:
+            ledger.note("differs", setting, f"AdamW's is {ours:g} here, not {value:g}")
     if name not in (*ADAMW, *ADAMW_IN_FEWER_BITS):
         ledger.put("train.learning_rate", "auto")
         ledger.note("differs", f"{key}, learning_rate", f"{name} is not here, AdamW is; train.learning_rate: auto, "
@@ -124,11 +123,6 @@ def optimizer(ledger: Ledger, key: str, learning_rate: float | None) -> None:
     else:
         ledger.carry("learning_rate", "train.learning_rate", learning_rate if rate is None else rate,
                      default=rate is None)  # fmt: skip
-    for name_of, ours in BETAS_AND_EPSILON.items():
-        value = ledger.number(name_of)
-        if value is not None:
-            kind = "carried" if value == ours else "differs"
-            ledger.note(kind, name_of, f"AdamW's is {ours:g} here" + ("" if value == ours else f", not {value:g}"))  # type: ignore[arg-type]
 
 
 def regularisation(ledger: Ledger, weight_decay: float = 0.0, *, of_all: bool = False) -> None:

@@ -81,6 +81,14 @@ def test_every_key_is_named_whatever_it_is(tmp_path: Path) -> None:
     assert set(kinds(found)) >= {*tables, "base_model", "datasets", "learning_rate"}
 
 
+def test_a_key_that_another_one_overrules_is_named(tmp_path: Path) -> None:
+    found = imported(tmp_path, AXOLOTL + "warmup_steps: 5\nwarmup_ratio: 0.1\nload_in_8bit: true\noptimizer: muon\n"
+                     "adam_beta2: 0.95\nbatch_size: 8\nmicro_batch_size: 2\n")  # fmt: skip
+    assert kinds(found)["warmup_ratio"] == kinds(found)["load_in_8bit"] == "left_out"
+    assert kinds(found)["adam_beta2"] == "differs"
+    assert section(found, "train")["batch_size"] == 8
+
+
 def test_an_unknown_key_is_named_with_what_may_be_meant(tmp_path: Path) -> None:
     found = imported(tmp_path, AXOLOTL + "wieght_decay: 0.1\nquite_other: 3\n")
     assert kinds(found)["wieght_decay"] == kinds(found)["quite_other"] == "left_out"
