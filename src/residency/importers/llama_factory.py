@@ -20,6 +20,9 @@ CUTOFF = 2048
 def read_llama_factory(theirs: Mapping[str, Any], places: Places) -> Ledger:
     """Whatever cannot become a run is in `refusals`."""
     ledger = Ledger(theirs, "LLaMA-Factory")
+    for key, value in theirs.items():
+        if isinstance(value, str) and "${" in value:
+            ledger.refuse(key, f"is put together by OmegaConf ({value}); write the value out")
     stage = put_stage(ledger)
     put_model(ledger, places)
     put_datasets(ledger, places, stage)

@@ -28,8 +28,10 @@ def put_datasets(ledger: Ledger, places: Places, stage: str) -> None:
         if not ledger.refusals:
             ledger.refuse("dataset", "is missing: there are no rows to train on")
         return
-    folder = ledger.take("dataset_dir") or "data"
-    infos = read_infos(ledger, places, folder)
+    folder = ledger.take("dataset_dir")
+    if folder:
+        ledger.note("no_effect", "dataset_dir", "says where the datasets are explained")
+    infos = read_infos(ledger, places, folder or "data")
     put_rows(ledger, "dataset", [put_one(ledger, name, infos, places, stage) for name in names])
     if limit := ledger.whole("max_samples"):
         ledger.note("differs", "max_samples", f"all rows are trained on, where theirs takes {limit:,} of each "

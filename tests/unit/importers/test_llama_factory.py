@@ -137,6 +137,7 @@ def test_without_dataset_info_the_rows_are_yours_to_name(tmp_path: Path) -> None
     ("text", "reason"),
     [
         (LLAMA_FACTORY + "stage: dpo\n", "stage: dpo is not here yet: preference training"),
+        (LLAMA_FACTORY + "output_dir: ${model_name_or_path}/out\n", "output_dir: is put together by OmegaConf"),
         (LLAMA_FACTORY + "stage: rm\n", "stage: rm is not here"),
         (LLAMA_FACTORY + "finetuning_type: freeze\n", "finetuning_type: freeze"),
         ("model_name_or_path: org/base\nexport_dir: merged\n", "do_train: is not true"),

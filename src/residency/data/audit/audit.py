@@ -204,7 +204,7 @@ def schema_findings(table: Table, compared: Compared) -> list[Finding | None]:
         says.of_rows(
             "marked_bad", "warning", table, np.flatnonzero(table.marked_bad),
             f"Answers marked as bad ones ({' or '.join(KTO_MARKS)} is false, as KTO has it): {{rows}}. They are "
-            "learned like all others; if they are bad, leave them out with `--fix CLEAN.jsonl --drop marked_bad`.",
+            "learned like all others; `residency check FILE --fix CLEAN.jsonl --drop marked_bad` leaves them out.",
             costs=False,
         ),
         system_finding(table),
