@@ -254,10 +254,10 @@ def steps_of_mean(step: int) -> int:
     return max(1, round(MEAN_SHARE * step))
 
 
-def add_to_sums(engine: Engine, arms: Sequence[Arm]) -> None:
+def add_to_sums(engine: Engine, arms: Sequence[Arm], *, anew: bool) -> None:
     for arm in arms:
         now = engine.weights(arm.engine_name)
-        arm.sums = now.clone() if arm.sums is None else arm.sums.add_(now)
+        arm.sums = now.clone() if anew or arm.sums is None else arm.sums.add_(now)
 
 
 def take_means(engine: Engine, arms: Sequence[Arm], count: int) -> None:

@@ -8,6 +8,7 @@ they are plainly apart, to their ends where it may matter (`ends`).
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -229,6 +230,8 @@ def resume(search: Search, checkpoints: Checkpoints) -> bool:
     if found is None:
         for file in search.record.path.glob("*/metrics.jsonl"):
             file.unlink()
+        for folder in search.record.path.glob("*/checkpoints"):
+            shutil.rmtree(folder)
         return False
     state, folder = found
     assert isinstance(state, SearchProgress)
@@ -236,8 +239,11 @@ def resume(search: Search, checkpoints: Checkpoints) -> bool:
     search.step, search.seconds, search.extra_tokens = state.step, state.seconds, state.extra_tokens
     search.compared = state.compared
     add_arms(search, list(state.arms))
+    on_their_ways = search.compared == comparisons(search)[-1][0]
     for arm, progress in zip(search.arms, state.arms.values(), strict=True):
         arm.state = progress
+        if not on_their_ways:
+            shutil.rmtree(arm.record / "checkpoints", ignore_errors=True)
         if not is_begun(arm):
             arm.record.keep_metrics(progress.step)
     restore_arms(search.engine, search.arms, folder)
@@ -260,7 +266,7 @@ def save(search: Search, checkpoints: Checkpoints) -> None:
 
 
 def train_until(search: Search, step: int, checkpoints: Checkpoints) -> None:
-    said = f"{len(search.arms)} rates to step {step} of {search.total}"
+    said, averaged_from = f"{len(search.arms)} rates to step {step} of {search.total}", step - steps_of_mean(step) + 1
     with stop_requests() as stop_requested, track(said, step) as advance:
         advance(search.step)
         taken: Taken | None = None
@@ -268,8 +274,8 @@ def train_until(search: Search, step: int, checkpoints: Checkpoints) -> None:
             began = time.monotonic()
             before, taken = taken, take_step(search.engine, search.arms, ahead=1 if taken else 0)
             search.step += 1
-            if search.step > step - steps_of_mean(step):
-                add_to_sums(search.engine, search.arms)
+            if search.step >= averaged_from:
+                add_to_sums(search.engine, search.arms, anew=search.step == averaged_from)
             signal, overdue = stop_requested(), time.monotonic() - search.saved_at > SAVE_EVERY_SECONDS
             save_now = signal is not None or overdue
             if before:  # read while the device works on the step after it

@@ -67,7 +67,7 @@ def test_arms_can_be_looked_at_by_the_mean_of_their_last_weights(tmp_path: Path)
     seen: list[dict[str, torch.Tensor]] = []
     for _ in range(3):
         train_step(engine, arms)
-        add_to_sums(engine, arms)
+        add_to_sums(engine, arms, anew=not seen)
         seen.append({name: p.detach().clone() for arm in arms for name, p in engine.parameters(arm.name).items()})
     before = {arm.name: engine.snapshot(arm.name) for arm in arms}
     take_means(engine, arms, len(seen))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from peft import LoraConfig
 
 from residency.config.model import Train
@@ -19,8 +20,9 @@ from residency.engine.speed import Speed
 from residency.errors import Interrupted
 from residency.methods import sft
 from residency.records import RunFolder
+from residency.search import arms as arms_of_a_search
 from residency.search import halving
-from residency.search.arms import Arm
+from residency.search.arms import Arm, Taken
 from residency.search.halving import Search, search_side_by_side
 from residency.search.learning_rate import promote
 from tests.conftest import rows_with_a_shared_start, tiny_llama
@@ -106,6 +108,33 @@ def test_one_that_runs_out_of_patience_ends_and_the_other_goes_on(tmp_path: Path
     ended = [one.steps for one in search.fates.values() if one.name != winner.name] + [winner.state.step]
     assert all(23 < step <= STEPS for step in ended)
     assert winner.state.best_loss == min(loss for scores in scores_of(search) for loss in list(scores.values())[2:])
+
+
+@pytest.mark.usefixtures("all_matters")
+def test_the_two_are_compared_by_the_mean_of_the_last_quarter_of_their_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a mark before gave nobody up."""
+    after_each_step: dict[str, list[torch.Tensor]] = {}
+
+    def take_step(engine: Engine, arms: Sequence[Arm], **options: int) -> Taken:
+        taken = arms_of_a_search.take_step(engine, arms, **options)
+        for arm in arms:
+            after_each_step.setdefault(arm.name, []).append(engine.weights(arm.name).clone())
+        return taken
+
+    def take_means(engine: Engine, arms: Sequence[Arm], count: int) -> None:
+        arms_of_a_search.take_means(engine, arms, count)
+        for arm in arms:
+            last = torch.stack(after_each_step[arm.name][-count:])
+            torch.testing.assert_close(engine.weights(arm.name), last.mean(dim=0))
+        counts.append(count)
+
+    counts: list[int] = []
+    monkeypatch.setattr(halving, "take_step", take_step)
+    monkeypatch.setattr(halving, "take_means", take_means)
+    search_side_by_side(new_search(tmp_path), RATES)
+    assert counts == [4, 6]
 
 
 def test_where_it_does_not_matter_the_choice_is_made_at_three_quarters(tmp_path: Path) -> None:
