@@ -11,14 +11,16 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from residency.config.model import RunConfig
-from residency.config.problems import describe
+from residency.config.problems import describe, invalid
 from residency.config.yaml_file import parse_yaml, read_yaml
 from residency.errors import ConfigError
+
+S = TypeVar("S", bound=BaseModel)
 
 
 def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -39,17 +41,18 @@ def parse_run(values: Mapping[str, Any], source: str = "the run") -> RunConfig:
     for section, key, default in (("adapter", "kind", "lora"), ("method", "name", "sft")):
         if isinstance(values.get(section), Mapping):
             values[section] = {key: default, **values[section]}
-    problems: list[str] = []
+    return parse(RunConfig, values, source)
+
+
+def parse(section: type[S], values: Mapping[str, Any], source: str) -> S:
+    """Raises ConfigError with all problems, each as "path: reason"."""
     try:
-        config = RunConfig.model_validate(values)
+        parsed = section.model_validate(values)
     except ValidationError as error:
-        problems = describe(error, values, field_paths())
-    else:
-        problems = numbers_from_booleans(values, config.model_dump())
-    if problems:
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise ConfigError(f"{source}: {count}", problems=problems, param=problems[0].partition(":")[0])
-    return config
+        raise invalid(source, describe(error, values, field_paths(section))) from error
+    if problems := numbers_from_booleans(values, parsed.model_dump()):
+        raise invalid(source, problems)
+    return parsed
 
 
 def numbers_from_booleans(given: Any, taken: Any, path: str = "") -> list[str]:
@@ -110,9 +113,9 @@ def absolute(path: str, folder: Path) -> str:
     return os.path.abspath(folder / Path(path).expanduser()) if path else path
 
 
-def field_paths() -> list[str]:
+def field_paths(section: type[BaseModel] = RunConfig) -> list[str]:
     """Every key a run file may have, as dotted paths, in the order of the sections; lists and dicts are one key."""
-    return list(dict.fromkeys(paths_of(RunConfig)))
+    return list(dict.fromkeys(paths_of(section)))
 
 
 def paths_of(section: type[BaseModel], prefix: str = "") -> list[str]:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from residency.config.methods import arrives_later
+from residency.errors import ConfigError
 
 KINDS = {
     "bool": "true or false",
@@ -27,6 +28,12 @@ LIMITS = {
     "less_than": ("lt", "less than"),
     "less_than_equal": ("le", "at most"),
 }
+
+
+def invalid(source: str, problems: list[str]) -> ConfigError:
+    """`source` is what has these problems, each "path: reason"."""
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return ConfigError(f"{source}: {count}", problems=problems, param=problems[0].partition(":")[0])
 
 
 def describe(error: ValidationError, values: Mapping[str, Any], known: Sequence[str]) -> list[str]:
@@ -114,14 +121,13 @@ def expected(detail: ErrorDetails) -> str:
 def unknown_key(path: str, known: Sequence[str]) -> str:
     parent, _, key = path.rpartition(".")
     if path in known or any(other.startswith(f"{path}.") for other in known):
-        return f"does not apply to this kind of {parent}; leave it out"
-    here = [other for other in known if other.rpartition(".")[0] == parent]
-    by_name = {other.rpartition(".")[2]: other for other in reversed([*here, *known, *here])}
-    by_name |= {other.partition(".")[0]: other.partition(".")[0] for other in known} if not parent else {}
+        return f"does not apply to this kind of {parent.rpartition('.')[2]}; leave it out"
+    below = f"{parent}." if parent else ""
+    names = sorted({other.removeprefix(below).partition(".")[0] for other in known if other.startswith(below)})
+    by_name = {other.rpartition(".")[2]: other for other in reversed(known)} | {name: below + name for name in names}
     near = get_close_matches(key.lower(), by_name, 1, cutoff=0.7)
     if near:
         return f"unknown key; did you mean {by_name[near[0]]}?"
-    names = sorted({other.removeprefix(f"{parent}.").partition(".")[0] for other in known if other.startswith(parent)})
     return f"unknown key; known here: {', '.join(names)}" if names else "unknown key; leave it out"
 
 

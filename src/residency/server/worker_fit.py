@@ -18,8 +18,8 @@ from residency.config.model import Lora
 from residency.errors import ConfigError
 from residency.server.database.queue import claim
 from residency.server.database.tables import Job
+from residency.server.job_settings import run_config
 from residency.server.worker_attempt import Desk
-from residency.server.worker_settings import run_config
 
 MOST_TOGETHER = 4
 GATHER_SECONDS = 1.0

@@ -22,13 +22,13 @@ from residency.server import worker_child as child
 from residency.server.ask import Inference
 from residency.server.database.queue import LeaseLost
 from residency.server.ids import new_id
+from residency.server.job_settings import run_config
 from residency.server.names import tuned_name
 from residency.server.trainer import PARENT
 from residency.server.worker_attempt import Attempt, Desk, Told, say
 from residency.server.worker_files import local_files
 from residency.server.worker_finish import cancel, close, fail, leave, snapshot
 from residency.server.worker_results import saved_steps
-from residency.server.worker_settings import run_config
 
 log = logging.getLogger(__name__)
 MOST_CRASHES = 10

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from residency.server.database.queue import keep, record_checkpoint
 from residency.server.database.tables import Checkpoint, Model
+from residency.server.job_settings import mapping_said, resolved_method
 from residency.server.names import checkpoint_name
 from residency.server.worker_attempt import Attempt, Told, add_events, write
 from residency.server.worker_follow import Follower, Plan, Step, read_plan
@@ -24,7 +25,6 @@ from residency.server.worker_results import (
     step_metrics,
     steps_to_keep,
 )
-from residency.server.worker_settings import mapping_said, resolved_method
 
 LEVELS = {"warning": "warn"}
 SAID_ELSEWHERE = {"auto", "saved"}

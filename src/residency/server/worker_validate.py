@@ -11,11 +11,11 @@ from sqlalchemy.orm import Session
 from residency.errors import ResidencyError
 from residency.server.database.queue import LeaseLost, heartbeat, release
 from residency.server.database.tables import Job
+from residency.server.job_settings import run_config, unknown_hyperparameters
 from residency.server.worker_attempt import Attempt, Desk, Told, add_events, say, write
 from residency.server.worker_files import SAID, FileParam, Refusal, check_file, local_files
 from residency.server.worker_finish import cancel, close, fail
 from residency.server.worker_pulse import pulse
-from residency.server.worker_settings import run_config, unknown_hyperparameters
 
 log = logging.getLogger(__name__)
 

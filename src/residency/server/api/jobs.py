@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired
 
 from fastapi import APIRouter, Query, Request
@@ -20,6 +21,7 @@ from residency.server.api.server import Caller, Reader, Trainer
 from residency.server.api.strict_json import StrictRoute
 from residency.server.database.queue import append_event
 from residency.server.database.tables import Checkpoint, Job, JobEvent
+from residency.server.job_settings import run_config
 from residency.server.names import resolve
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["fine-tuning"], route_class=StrictRoute)
@@ -123,7 +125,7 @@ def shape_checkpoint(checkpoint: Checkpoint) -> CheckpointObject:
 
 @router.post("")
 def create_job(caller: Trainer, body: NewJob) -> JobObject:
-    """Queues a job; its files are checked afterwards, and a wrong one makes it `failed` with the reason in `error`."""
+    """Queues a job. Settings that make no run are refused; a wrong file makes the job `failed`, with its `error`."""
     method = method_of(body)
     settings = caller.server.settings
     with caller.write() as session:
@@ -138,6 +140,7 @@ def create_job(caller: Trainer, body: NewJob) -> JobObject:
             integrations=[one.model_dump() for one in body.integrations] if body.integrations else None,
             labels=body.metadata, extensions={"settings": body.residency} if body.residency else {},
         )  # fmt: skip
+        run_config(job, Path(job.training_file), Path(job.validation_file) if job.validation_file else None)
         session.add(job)
         session.flush()
         stands_for = "" if target.base == body.model else f"; `{body.model}` stands for {shown(target.base)} here"

@@ -106,6 +106,35 @@ def test_what_may_be_a_number_or_auto_is_said_in_one_sentence(openai: OpenAI, fi
     )
 
 
+@pytest.mark.parametrize(
+    ("asked", "param", "said"),
+    [
+        ({"residency": {"train": {"epoch": 3}}}, "residency.train.epoch",
+         "the job: 1 problem; residency.train.epoch: unknown key; did you mean residency.train.epochs?"),
+        ({"residency": {"adaptor": {"rank": 8}, "speed": {"threads": 0}}}, "residency.speed.threads",
+         "the job: 2 problems; residency.speed.threads: must be at least 1, or auto (got 0); "
+         "residency.adaptor: unknown key; did you mean residency.adapter?"),
+        ({"residency": {"adapter": {"kind": "full"}}, "hyperparameters": {"lora_rank": 8}},
+         "method.supervised.hyperparameters.lora_rank",
+         "the job: 1 problem; method.supervised.hyperparameters.lora_rank: does not apply to this kind of adapter; "
+         "leave it out"),
+        ({"residency": {"train": {"learning_rate": "search"}}}, "residency.train.learning_rate",
+         "the job: 1 problem; residency.train.learning_rate: search needs held-out rows to compare candidates on; give "
+         "the job a validation_file, or leave it to auto"),
+        ({"residency": ["adapter"]}, "residency", "Invalid value for 'residency': Input should be a valid dictionary"),
+    ],
+)  # fmt: skip
+def test_settings_that_make_no_run_are_refused_before_there_is_a_job(
+    openai: OpenAI, file: str, asked: dict[str, Any], param: str, said: str
+) -> None:
+    with pytest.raises(sdk.BadRequestError) as caught:
+        openai.fine_tuning.jobs.create(model="smollm2-135m", training_file=file, extra_body=asked)
+    assert caught.value.body == {
+        "message": said, "type": "invalid_request_error", "param": param, "code": caught.value.code,
+    }  # fmt: skip
+    assert openai.fine_tuning.jobs.list().data == []
+
+
 def test_keys_that_nobody_knows_are_left_out_and_named(openai: OpenAI, file: str) -> None:
     """A key in the wrong place would else be a setting that silently does not hold."""
     method: Any = {"type": "supervised", "supervised": {"n_epochs": 3}}
