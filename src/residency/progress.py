@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -32,8 +32,17 @@ def inside_a_view() -> Iterator[Progress]:
         _shown = None
 
 
+class _Bars(Progress):
+    """With an empty line below, where the cursor rests: a bar may fill its line, and the `^C` that a terminal writes
+    beside the cursor would go on to a line that nobody clears."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        yield ""
+
+
 def _bars() -> Progress:
-    return Progress(
+    return _Bars(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
         TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console, transient=True,
     )  # fmt: skip
