@@ -35,6 +35,7 @@ from residency.stages.prepare import Prepared, prepare
 from residency.stages.retention import Memory, measure_tuned, remember_base, scale_down, with_canaries
 from residency.stages.session import Session, open_session
 from residency.stages.survey import check, estimate
+from residency.wording import counted
 
 Listener = Callable[[Event], None]
 
@@ -145,7 +146,7 @@ def sentence(result: EvalResult) -> str:
         f"{name} {interval.value:.1%} [{interval.low:.1%}, {interval.high:.1%}]"
         for name, interval in result.summaries.items()
     ]
-    return f"{result.test}, {result.model}: {', '.join(parts)} over {len(result.answers)} rows"
+    return f"{result.test}, {result.model}: {', '.join(parts)} over {counted(len(result.answers), 'row')}"
 
 
 def evaluate(run: RunFolder, test: str, *, name: str) -> list[Comparison]:

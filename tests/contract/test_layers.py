@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "src" / "residency"
 
 LAYERS = [
     {"errors"},
-    {"durable", "progress"},
+    {"durable", "progress", "wording"},
     {"config"},
     {"records"},
     {"run_folders"},

@@ -15,9 +15,9 @@ import pytest
 
 from residency.config.load import load_run
 from residency.engine.engine import Engine
-from residency.evals.wording import duration, memory
 from residency.stages import facts, survey
 from residency.stages.trial import StepTime
+from residency.wording import duration, memory
 from tests.e2e.conftest import residency, write_run
 from tests.e2e.tiny import rows, write_rows
 
@@ -143,7 +143,7 @@ def test_too_few_examples_lead_to_more_of_them_and_not_to_pilots_that_would_be_r
 def test_what_cannot_be_advised_on_is_named(task: Path, tiny_model: Path) -> None:
     write_rows(Path("few.jsonl"), rows(5))
     few = residency("advise", "few.jsonl", "--model", tiny_model)
-    assert (few.exit_code, "5 examples are too few" in few.stderr) == (3, True)
+    assert (few.exit_code, "5 examples: too few" in few.stderr) == (3, True)
     similarity = 'graders=[{"type": "text_similarity"}]'
     vague = residency("advise", "task.yaml", "--set", similarity)
     assert (vague.exit_code, "no grader says whether an answer is right" in vague.stderr) == (8, True)

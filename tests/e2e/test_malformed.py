@@ -282,7 +282,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], int, str]] = {
         {"data": {"max_length_tokens": 8, "over_long": "refuse"}}, 3, r"train.jsonl:\d+: \d+ tokens",
     ),
     "more worked examples than rows": (
-        {"data": {"test": "test.jsonl"}, "eval": {"few_shot": 99}}, 3, "99 examples for the prompt are wanted",
+        {"data": {"test": "test.jsonl"}, "eval": {"few_shot": 99}}, 3, "99 examples for the prompt cannot come from",
     ),
     "no such template": ({"model": {"chat_template": "chatmel"}}, 4, "model.chat_template is 'chatmel'"),
     "a broken template": ({"model": {"chat_template": "./broken.jinja"}}, 4, "broken.jinja is no working"),
@@ -386,7 +386,7 @@ MODELS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "weights cut off": (header_only, "model.safetensors is damaged"),
     "weights that are none": (lambda f: (f / "model.safetensors").write_bytes(b"x" * 99), "safetensors is damaged"),
     "weights empty": (lambda f: (f / "model.safetensors").write_bytes(b""), "safetensors is damaged"),
-    "one weight missing": (drop_a_weight, "1 weights are missing .*model.norm.weight"),
+    "one weight missing": (drop_a_weight, "1 weight missing .*model.norm.weight"),
     "weights of another shape": (lambda f: change_config(f, intermediate_size=96), "of another shape"),
     "tokenizer missing": (lambda f: (f / "tokenizer.json").unlink(), "has no tokenizer"),
     "tokenizer cut off": (lambda f: (f / "tokenizer.json").write_text('{"version": '), "the tokenizer of .* cannot be"),

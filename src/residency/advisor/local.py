@@ -17,6 +17,7 @@ from residency.errors import ResourceError
 from residency.evals.run import Completion
 from residency.models.load import load_model
 from residency.models.processor import busy_cores, cpu_cores
+from residency.wording import counted
 
 if TYPE_CHECKING:
     from residency.data.render import Renderer
@@ -63,7 +64,7 @@ def _answer(
         if not is_out_of_memory(error):
             raise
         raise ResourceError(
-            f"memory ran out while {len(prompts)} answers were generated at once", code="out_of_memory",
+            f"memory ran out generating {counted(len(prompts), 'answer')} at once", code="out_of_memory",
             param="batch_size", hint="go on with --set batch_size=8; what was answered is kept",
         ) from error  # fmt: skip
     decode = renderer.tokenizer.decode

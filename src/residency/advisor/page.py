@@ -10,8 +10,8 @@ from residency.advisor.mistakes import FORM, MISTAKES
 from residency.advisor.pilots import LEAST_ROWS
 from residency.advisor.probe import TEMPERATURE
 from residency.evals.stats import paired_bootstrap
-from residency.evals.wording import duration, memory, points
 from residency.records import Interval
+from residency.wording import counted, duration, memory, points
 
 TITLES: dict[Choice, str] = {
     "prompt": "The prompt is enough",
@@ -131,7 +131,7 @@ def _mistakes(advice: Advice) -> str:
     with_context = [evidence.with_context[row] for row in counts["content"]]
     known = [right for right in with_context if right is not None]
     mended = f" Of those of content, the context mends {sum(known)} of {len(known)}." if known else ""
-    return f"{len(wrong)} mistakes: {', '.join(said)}.{mended}"
+    return f"{counted(len(wrong), 'mistake')}: {', '.join(said)}.{mended}"
 
 
 def _run(proposal: Proposal | None, choice: Choice) -> str:

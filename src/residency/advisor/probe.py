@@ -22,6 +22,7 @@ from residency.evals.run import as_item, last_question
 from residency.evals.stats import wilson
 from residency.graders.score import grade_all
 from residency.progress import track
+from residency.wording import counted
 
 TRIES = 8
 TEMPERATURE = 0.8
@@ -60,8 +61,8 @@ def split(examples: list[Example], seed: int) -> Parts:
     """Rows with the same prompt stay together. Raises DataError where there are too few."""
     count = len(examples)
     if count < FEWEST_ROWS:
-        raise DataError(f"{count} examples are too few to measure anything", param="examples", code="too_few_rows",
-                        hint=f"write down at least {FEWEST_ROWS}, better 100 or more")  # fmt: skip
+        raise DataError(f"{counted(count, 'example')}: too few to measure anything", param="examples",
+                        code="too_few_rows", hint=f"write down at least {FEWEST_ROWS}, better 100 or more")  # fmt: skip
     rest, test = split_examples(examples, part_size(count, 5, 2, TEST_ROWS) / count, seed)
     train, dev = split_examples(rest, part_size(count, 10, 4, DEV_ROWS) / len(rest), seed)
     return Parts(train, dev, test)

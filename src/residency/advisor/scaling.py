@@ -59,8 +59,8 @@ def forecast(points: Sequence[Point], *, times: float = 2.0, untuned: float = 0.
     """
     sizes = sorted({point.rows for point in points})
     if len(sizes) < FEWEST_POINTS or len({len(point.passed) for point in points}) != 1:
-        raise DataError(f"{len(sizes)} sizes measured on one test are needed; at least {FEWEST_POINTS}", param="points",
-                        hint="train nested subsets, and measure all on the same rows")  # fmt: skip
+        raise DataError(f"the law needs at least {FEWEST_POINTS} sizes measured on one test, not {len(sizes)}",
+                        param="points", hint="train nested subsets, and measure all on the same rows")  # fmt: skip
     passed = np.array([[*point.passed] for point in points], dtype=np.float64)
     rows = np.array([point.rows for point in points], dtype=np.float64)
     noise = training_noise(points)

@@ -14,6 +14,7 @@ from residency.cli.output import print_answer, print_line
 from residency.config.load import load_run, parse_run
 from residency.config.model import RunConfig
 from residency.errors import ConfigError
+from residency.wording import counted
 
 if TYPE_CHECKING:
     from residency.data.audit.audit import Audit
@@ -163,10 +164,8 @@ def record(source: str, found: Checked) -> dict[str, Any]:
 
 def show(source: str, found: Checked) -> None:
     usable = "all rows can be used"
-    if found.tokens is None:
-        usable = f"all {found.rows['read']:,} rows can be used"
     if found.unusable:
-        usable = f"{len(found.unusable):,} of {found.rows['read']:,} rows cannot be used"
+        usable = f"{len(found.unusable):,} of {counted(found.rows['read'], 'row')} cannot be used"
     print_line(f"{source}: {usable}")
     print_line(f"format: {found.format}; {found.format_reason}")
     print_line("rows:   " + ", ".join(f"{count:,} {name}" for name, count in found.rows.items()))

@@ -8,8 +8,8 @@ import typer
 
 from residency.cli.options import RUNS, AsJson, Runs
 from residency.cli.output import print_answer, print_line, print_table, table
-from residency.evals.wording import points, probability, signed
 from residency.records import PairedComparison, PairedResult
+from residency.wording import points, probability, signed
 
 EPILOG = """
 Examples

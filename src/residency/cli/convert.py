@@ -10,6 +10,7 @@ import typer
 from residency.cli.options import AsJson
 from residency.cli.output import print_answer, print_line
 from residency.errors import ConfigError
+from residency.wording import counted
 
 EPILOG = """
 Examples
@@ -43,4 +44,4 @@ def convert(
     if as_json:
         print_answer({"out": str(out), "rows": rows, "format": to})
         return
-    print_line(f"{out}: {rows:,} rows as {to}")
+    print_line(f"{out}: {counted(rows, 'row')} as {to}")

@@ -10,7 +10,7 @@ from residency.cli.options import AsJson, Overrides, RunFile
 from residency.cli.output import print_answer, print_line, print_table, table
 from residency.config.learning_rate import SEARCH_PRICE
 from residency.config.load import load_run
-from residency.evals.wording import duration, memory
+from residency.wording import counted, duration, memory
 
 if TYPE_CHECKING:
     from residency.stages.survey import EstimateResult
@@ -42,7 +42,8 @@ def estimate(run_file: RunFile, overrides: Overrides = None, as_json: AsJson = F
     print_table(table(("memory", ""), [*parts, ("total", memory(found.need.total_bytes))], right=(1,)))
     if found.need.host_bytes:
         print_line(f"and {memory(found.need.host_bytes)} of the host's memory, where the layers' inputs wait")
-    print_line(f"\n{found.steps} steps in about {duration(found.need.seconds)}, measuring and answering not counted")
+    steps = counted(found.steps, "step")
+    print_line(f"\n{steps} in about {duration(found.need.seconds)}, measuring and answering not counted")
     print_line(f"({found.need.basis})")
     if found.resolved.train.learning_rate == "search":
         print_line(f"(the search over eight learning rates included: {SEARCH_PRICE} times the tokens of the run alone)")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from residency.errors import ConfigError
+from residency.wording import counted
 
 if TYPE_CHECKING:
     from residency.data.audit.audit import Audit
@@ -46,7 +47,6 @@ def refuse_fix(fix: Path | None, wishes: Wishes) -> None:
 
 def fix_rows(source: str, audit: Audit, unusable: Mapping[Origin, str], out: Path, wishes: Wishes) -> dict[str, Any]:
     """Writes the repaired rows and the change log; returns what was done, `said` in sentences."""
-    from residency.data.audit.findings import count as row_count
     from residency.data.audit.fix import change_log, parse_drops, proposals, write_fixed
     from residency.data.audit.parts import parse_shares, split_by_cluster
 
@@ -60,10 +60,10 @@ def fix_rows(source: str, audit: Audit, unusable: Mapping[Origin, str], out: Pat
     written = write_fixed(source, changes, out, parts)
     made = Counter(f"{change.action} ({change.check})" for change in changes)
     left = sum(not change.wanted for change in proposed) - sum(not change.wanted for change in changes)
-    listed = ", ".join(f"{name}: {row_count(count)}" for name, count in made.items()) or "none"
+    listed = ", ".join(f"{name}: {counted(count, 'row')}" for name, count in made.items()) or "none"
     said = [
         "",
-        *(f"wrote {name}: {rows:,} rows" for name, rows in written.items()),
+        *(f"wrote {name}: {counted(rows, 'row')}" for name, rows in written.items()),
         f"changes: {listed}; each is in {change_log(out)}",
     ]
     if left:

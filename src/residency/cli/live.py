@@ -19,8 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from residency import progress
-from residency.evals.wording import memory
 from residency.records import Event
+from residency.wording import memory
 
 SPARKS = "▁▂▃▄▅▆▇█"
 WIDTH = 32

@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from residency import progress
-from residency.evals.wording import SPACE, percent, points, probability, score, signed
 from residency.records import Comparison, Event, Interval
+from residency.wording import SPACE, percent, points, probability, score, signed
 
 stdout = Console(highlight=False)
 STYLES = {"info": "dim", "warning": "yellow", "error": "red"}

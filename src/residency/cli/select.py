@@ -12,6 +12,7 @@ from residency import durable
 from residency.cli.options import AsJson
 from residency.cli.output import print_answer, print_line
 from residency.errors import ConfigError
+from residency.wording import counted
 
 EPILOG = """
 Examples
@@ -70,7 +71,7 @@ def select(
         return
     what = f"the prompts of {towards}" if towards else "the data's prompts"
     more = f"; {count:,} were asked for" if count > len(table) else ""
-    print_line(f"{target}: {len(kept):,} of {len(table):,} rows{more}")
+    print_line(f"{target}: {len(kept):,} of {counted(len(table), 'row')}{more}")
     print_line(f"mean cosine of {what} to the nearest chosen row: {found.coverage:.3f}; "
                f"of as many random rows: {found.random_coverage:.3f}")  # fmt: skip
     print_line(HONESTY)

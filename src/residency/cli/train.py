@@ -16,8 +16,8 @@ from residency.cli.options import RUNS, AsJson, Overrides, RunFile, Runs
 from residency.cli.output import comparison_table, listener, print_answer, print_line, print_table
 from residency.config.load import load_run
 from residency.errors import Interrupted
-from residency.evals.wording import duration, memory
 from residency.records import RunFolder, Summary, Verdict
+from residency.wording import counted, duration, memory
 
 GATE_FAILED = 9
 EPILOG = """
@@ -121,7 +121,7 @@ def sentence(summary: Summary) -> str:
     compiling = summary.seconds.get("compile", 0.0)
     compiled = f" and {duration(compiling)} of compiling" if compiling else ""
     return (
-        f"{early}{summary.steps} steps in {duration(summary.seconds.get('train', 0.0))}{compiled}, "
+        f"{early}{counted(summary.steps, 'step')} in {duration(summary.seconds.get('train', 0.0))}{compiled}, "
         f"{summary.tokens_per_second:,.0f} tokens/s, peak memory {memory(summary.peak_memory_bytes)}, "
         f"training loss {summary.train_loss:.4f}{loss}"
     )

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from residency.wording import counted
+
 LARGE_PARAMETERS = 1_000_000_000
 LARGE_CAP = 2e-3
 """Above 1B parameters LoRA diverges beyond this."""
@@ -47,7 +49,7 @@ def _by_rule(
         why.append("full fine-tuning takes a tenth")
     elif steps < 100:
         rate *= 1.5
-        why.append(f"x 1.5 for a short run of {steps} steps")
+        why.append(f"x 1.5 for a short run of {counted(steps, 'step')}")
     if batch_size < 32:
         rate *= (batch_size / 32) ** 0.5
         why.append(f"x {(batch_size / 32) ** 0.5:.2f} for {batch_size} instead of 32 rows per step")

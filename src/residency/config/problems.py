@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 
 from residency.config.methods import arrives_later
 from residency.errors import ConfigError
+from residency.wording import counted
 
 KINDS = {
     "bool": "true or false",
@@ -32,8 +33,8 @@ LIMITS = {
 
 def invalid(source: str, problems: list[str]) -> ConfigError:
     """`source` is what has these problems, each "path: reason"."""
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    return ConfigError(f"{source}: {count}", problems=problems, param=problems[0].partition(":")[0])
+    said = f"{source}: {counted(len(problems), 'problem')}"
+    return ConfigError(said, problems=problems, param=problems[0].partition(":")[0])
 
 
 def describe(error: ValidationError, values: Mapping[str, Any], known: Sequence[str]) -> list[str]:

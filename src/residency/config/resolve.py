@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from residency.config.learning_rate import learning_rate
 from residency.config.model import ResolvedConfig, RunConfig
 from residency.errors import ConfigError, ResourceError
+from residency.wording import counted
 
 Values: TypeAlias = dict[str, Any]
 """A run's values as a nested dict; rules see those that earlier rules have set."""
@@ -144,7 +145,7 @@ def adapter_kind(values: Values, facts: Facts) -> tuple[str, str]:
         values["adapter"] = {}
         return "full", f"{why}; {facts.num_rows} rows are more than LoRA's capacity holds ({ROWS_BEYOND_LORA})."
     if fits["lora"]:
-        few = f"{facts.num_rows} rows fit LoRA's capacity, and it forgets less"
+        few = f"LoRA has the capacity for {counted(facts.num_rows, 'row')}, and forgets less"
         return "lora", f"{why}; {few if fits['full'] else 'full fine-tuning does not fit'}."
     if fits["qlora"]:
         return "qlora", f"{why}; only a base held in 4 bits fits."
@@ -156,14 +157,15 @@ def adapter_kind(values: Values, facts: Facts) -> tuple[str, str]:
 
 def rank(values: Values, facts: Facts) -> tuple[int, str]:
     if facts.num_rows > LARGE_ROWS:
-        return 32, f"{facts.num_rows} rows are more than {LARGE_ROWS}, and deserve more capacity than rank 16."
-    return 16, f"Rank 16 has the capacity for {facts.num_rows} rows; above {LARGE_ROWS} it would be 32."
+        return 32, f"{facts.num_rows:,} rows are more than {LARGE_ROWS:,}, and deserve more capacity than rank 16."
+    return 16, f"Rank 16 has the capacity for {counted(facts.num_rows, 'row')}; above {LARGE_ROWS:,} it would be 32."
 
 
 def batch_size(values: Values, facts: Facts) -> tuple[int, str]:
     size = 8 if facts.num_rows < 500 else 16 if facts.num_rows < 32 * TARGET_STEPS else 32
     steps = math.ceil(facts.num_rows / size)
-    return size, f"{facts.num_rows} rows make {steps} steps of {size} rows an epoch; 8 to 32 rows a step train best."
+    why = f"{counted(facts.num_rows, 'row')} in steps of {size}: {counted(steps, 'step')} an epoch"
+    return size, f"{why}; 8 to 32 rows a step train best."
 
 
 def epochs(values: Values, facts: Facts) -> tuple[float, str]:
@@ -171,7 +173,8 @@ def epochs(values: Values, facts: Facts) -> tuple[float, str]:
     needed = math.ceil(TARGET_STEPS * size / facts.num_rows)
     number = min(max(needed, 3 if facts.num_rows < SMALL_ROWS else 1), 10)
     steps = math.ceil(number * facts.num_rows / size)
-    why = f"{number} passes over {facts.num_rows} rows make {steps} steps of {size}"
+    passes, rows = counted(number, "pass", "passes"), counted(facts.num_rows, "row")
+    why = f"{passes} over {rows}: {counted(steps, 'step')} of {size}"
     if number > needed:
         return float(number), f"{why}; fewer than {SMALL_ROWS} rows are seen 3 times at least."
     return float(number), f"{why}; the aim is {TARGET_STEPS} steps or more, in 10 passes at most."
@@ -249,7 +252,8 @@ def eval_every_steps(values: Values, facts: Facts) -> tuple[int, str]:
     per_epoch = math.ceil(facts.num_rows / values["train"]["batch_size"])
     every = min(max(per_epoch // EVALS_PER_EPOCH, STEPS_BETWEEN_EVALS), steps)
     return every, (
-        f"{EVALS_PER_EPOCH} measurements in an epoch of {per_epoch} steps, {STEPS_BETWEEN_EVALS} or more steps apart."
+        f"{EVALS_PER_EPOCH} measurements in an epoch of {counted(per_epoch, 'step')}, {STEPS_BETWEEN_EVALS} or more "
+        "steps apart."
     )
 
 
@@ -260,7 +264,7 @@ def save_every_steps(values: Values, facts: Facts) -> tuple[int | str, str]:
     steps = total_steps(values, facts)
     return min(
         max(steps // 10, STEPS_BETWEEN_EVALS), steps
-    ), f"A tenth of {steps} steps, {STEPS_BETWEEN_EVALS} or more apart."
+    ), f"A tenth of {counted(steps, 'step')}, {STEPS_BETWEEN_EVALS} or more apart."
 
 
 def anchors(values: Values, facts: Facts) -> tuple[int, str]:
@@ -315,7 +319,8 @@ def graders(values: Values, facts: Facts) -> tuple[list[dict[str, Any]], str]:
 
 def max_new_tokens(values: Values, facts: Facts) -> tuple[int, str]:
     tokens = math.ceil(facts.longest_answer * 1.25) + 16
-    return tokens, f"The longest reference answer has {facts.longest_answer} tokens; a quarter and 16 more are allowed."
+    longest = counted(facts.longest_answer, "token")
+    return tokens, f"The longest reference answer has {longest}; a quarter and 16 more are allowed."
 
 
 def probes(values: Values, facts: Facts) -> tuple[int, str]:
@@ -339,7 +344,8 @@ def compile_layers(values: Values, facts: Facts) -> tuple[bool, str]:
     if facts.fused and values["adapter"]["kind"] != "full":
         return False, "The fused passes need no compiler."
     if steps < STEPS_TO_COMPILE:
-        return False, f"{steps} steps would not get back the time that compiling takes; from {STEPS_TO_COMPILE} on."
+        said = counted(steps, "step")
+        return False, f"{said} would not get back the time that compiling takes; from {STEPS_TO_COMPILE} on."
     return True, f"{steps} steps get back the time that compiling takes."
 
 

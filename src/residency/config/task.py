@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from residency.config.graders import Grader
-from residency.config.load import absolute, merge, paths_of, place_paths
+from residency.config.load import absolute, merge, parse, place_paths
 from residency.config.model import AUTO, Model
-from residency.config.problems import describe
 from residency.config.section import Section
 from residency.config.yaml_file import parse_yaml, read_yaml
 from residency.errors import ConfigError
@@ -60,12 +59,7 @@ def load_task(source: str, overrides: Sequence[str] = (), model: str | None = No
     for change in changes:
         place(change, Path.cwd())
         merge(values, change)
-    try:
-        return Task.model_validate(values)
-    except ValidationError as error:
-        problems = describe(error, values, list(dict.fromkeys(paths_of(Task))))
-    raise ConfigError(f"{source}: {len(problems)} problem{'s' if len(problems) > 1 else ''}", problems=problems,
-                      param=problems[0].partition(":")[0])  # fmt: skip
+    return parse(Task, values, source)
 
 
 def place(values: dict[str, Any], folder: Path) -> None:

@@ -10,6 +10,7 @@ from residency import durable
 from residency.data.messages import Example, Message
 from residency.data.validate import load_examples
 from residency.errors import DataError
+from residency.wording import counted
 
 Target = Literal["chat", "prompt_completion", "instruction", "sharegpt"]
 SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
@@ -28,7 +29,8 @@ def convert_file(source: str, out: Path, target: Target) -> int:
         except DataError as error:
             problems.append(f"{example.origin}: {error.message}")
     if problems:
-        raise DataError(f"{len(problems):,} of {loaded.rows_read:,} rows of {source} have no place in {target}",
+        lost = f"{len(problems):,} of {counted(loaded.rows_read, 'row')}"
+        raise DataError(f"{target} has no place for {lost} of {source}",
                         param=source, problems=problems,
                         hint="--to chat holds everything; nothing is left out for you")  # fmt: skip
     durable.write_text(out, "".join(lines))

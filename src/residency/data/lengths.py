@@ -9,6 +9,7 @@ import numpy as np
 
 from residency.data.messages import Origin, Rendered
 from residency.errors import DataError
+from residency.wording import counted
 
 Policy = Literal["drop", "cut_prompt", "cut_answer", "refuse"]
 
@@ -30,7 +31,7 @@ def fit_length(rows: list[Rendered], max_length_tokens: int, policy: Policy, *, 
     over_long = [row for row in rows if len(row) > max_length_tokens]
     if policy == "refuse" and over_long:
         raise DataError(
-            f"{len(over_long):,} of {len(rows):,} rows are longer than {max_length_tokens:,} tokens",
+            f"longer than {max_length_tokens:,} tokens: {len(over_long):,} of {counted(len(rows), 'row')}",
             param="data.max_length_tokens",
             hint="raise data.max_length_tokens, or choose what happens to them with data.over_long",
             problems=[f"{row.origin}: {len(row):,} tokens" for row in over_long],

@@ -25,6 +25,7 @@ from residency.data.chat_text import HINT, ChatTemplate, inspect_template
 from residency.data.messages import Example, Message, Origin, Rendered
 from residency.errors import DataError, ResidencyError, TemplateError
 from residency.progress import track
+from residency.wording import counted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -108,7 +109,7 @@ class Renderer:
                 advance()
         if errors:
             raise type(errors[0])(
-                f"{len(errors):,} of {len(examples):,} rows cannot be rendered",
+                f"{len(errors):,} of {counted(len(examples), 'row')} cannot be rendered",
                 hint=errors[0].hint,
                 param=errors[0].param,
                 problems=[error.message for error in errors],

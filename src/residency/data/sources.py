@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 from residency.data.json_rows import JsonRow, parse_array, parse_json
 from residency.data.messages import Origin
 from residency.errors import DataError
+from residency.wording import counted
 
 MAX_LINE_BYTES = 10_000_000
 MAX_JSON_BYTES = 500_000_000
@@ -225,7 +226,7 @@ def _header(source: str, cells: list[str]) -> list[str]:
 
 def _table_row(origin: Origin, header: list[str], cells: list[str]) -> RawRow:
     if len(cells) != len(header):
-        return RawRow(origin, None, f"has {len(cells)} cells; the header has {len(header)}")
+        return RawRow(origin, None, f"has {counted(len(cells), 'cell')}; the header has {len(header)}")
     row: dict[str, Any] = dict(zip(header, cells, strict=True))
     for name in JSON_COLUMNS:
         text = row.get(name, "").strip()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from residency.data.audit.similar import clusters_of
 from residency.data.messages import Example
 from residency.errors import ConfigError, DataError
+from residency.wording import counted
 
 
 def parse_eval(value: str) -> float | str:
@@ -42,7 +43,7 @@ def split_examples(
     groups = _together(examples, clusters)
     if len(groups) < 2:
         raise DataError(
-            f"cannot hold out rows: the {len(examples):,} training rows have {len(groups)} different prompt",
+            f"cannot hold out rows: {counted(len(examples), 'training row')} with {counted(len(groups), 'prompt')}",
             param="data.eval",
             hint="add rows, name a file in data.eval, or set data.eval: null",
         )

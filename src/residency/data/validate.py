@@ -11,6 +11,7 @@ from residency.data.messages import Example, Message, Origin
 from residency.data.sources import RawRow, read_rows
 from residency.data.turns import check_tools, check_turns
 from residency.errors import DataError
+from residency.wording import counted
 
 Purpose = Literal["train", "eval", "test"]
 EXPECTED = "; ".join(f"{name}: {' + '.join(keys)}" for name, keys in KEYS.items())
@@ -90,7 +91,7 @@ def unusable(source: str, bad_rows: int, rows_read: int, problems: list[str], me
     where some are left on it."""
     some = ", or leave them out with `residency check FILE --fix CLEAN.jsonl`" if bad_rows < rows_read else ""
     return DataError(
-        f"{bad_rows:,} of {rows_read:,} rows in {source} cannot be used",
+        f"{bad_rows:,} of {counted(rows_read, 'row')} in {source} cannot be used",
         param=source,
         hint=meant or f"correct these rows{some}; nothing is dropped unasked",
         problems=problems,

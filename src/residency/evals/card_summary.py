@@ -8,6 +8,7 @@ from residency.evals.card_prompts import ELSEWHERE, KINDS, NEAR
 from residency.evals.card_records import Card, KindSummary, Probe, ProbeKind, ProbeSet
 from residency.evals.stats import clustered_wilson
 from residency.records import Interval
+from residency.wording import counted
 
 APART = 0.3
 """A rule of thumb: more than this between near and elsewhere, and the behaviour depends on the prompt."""
@@ -100,7 +101,7 @@ def advice(card: Card) -> str | None:
     why = f"the behaviour depends on the prompt (least with: {TITLES[weakest.kind]}, {span(weakest.holds)})"
     if card.contradicted:
         return (
-            f"{why}, and {card.contradicted} trained answers contradict what the model has learned: give them in the "
-            f"system prompt or by retrieval, or train each in 8 wordings and 3 forms"
+            f"{why}, and what the model has learned contradicts {counted(card.contradicted, 'trained answer')}: give "
+            "such facts in the system prompt or by retrieval, or train each in 8 wordings and 3 forms"
         )
     return f"{why}: add rows of that kind, or 8 wordings in 3 forms for each behaviour"

@@ -12,7 +12,6 @@ from residency.evals.card_records import Card
 from residency.evals.compare import SUITE, compare
 from residency.evals.fit import Fit, judge_fit
 from residency.evals.verdict import decide
-from residency.evals.wording import percent, points, probability, score, signed
 from residency.records import (
     Answer,
     Comparison,
@@ -26,6 +25,7 @@ from residency.records import (
     Summary,
     Verdict,
 )
+from residency.wording import counted, percent, points, probability, score, signed
 
 TUNED = "tuned"
 BASE = "base"
@@ -142,11 +142,13 @@ def _notes(fit: Fit, retention: RetentionResult | None, card: Card | None) -> li
     notes = [fit.warning] if fit.warning else []
     found = retention.memorised if retention else None
     if found and found.new:
-        rows = f"{found.new} of {found.drawn_out.n} training rows"
+        rows = f"{found.new} of {counted(found.drawn_out.n, 'training row')}"
         notes.append(f"{rows} can be drawn out of it word for word, and could not before")
     exposed = retention.exposure if retention else None
     if exposed and exposed.alarms:
-        notes.append(f"{exposed.alarms} of {exposed.after.n} canaries were learned by heart (10 bits or more)")
+        notes.append(
+            f"learned by heart (10 bits or more): {exposed.alarms} of {counted(exposed.after.n, 'canary', 'canaries')}"
+        )
     if card:
         # Where it must hold is for the user to say: the card informs and decides nothing.
         notes.append(card.sentence[0].lower() + card.sentence[1:].rstrip("."))
@@ -196,8 +198,9 @@ def _headline(comparisons: list[Comparison]) -> tuple[str, str] | None:
 
 def _gain_in_shares(found: Comparison, p_value: float) -> tuple[str, str]:
     gain, low, high = map(points, (found.gain.value, found.gain.low, found.gain.high))
+    are = "is" if found.after.n == 1 else "are"
     return (
-        f"{percent(found.after.value)} of {found.after.n} test answers are right, "
+        f"{percent(found.after.value)} of {counted(found.after.n, 'test answer')} {are} right, "
         f"{_direction(found)} {percent(found.before.value)}.",
         f"{_verdict(found)}: {gain} points (95 % interval {low} to {high}, exact McNemar {probability(p_value)}) "
         f"by {found.grader} on {found.test}, against {found.baseline}; "
@@ -208,7 +211,7 @@ def _gain_in_shares(found: Comparison, p_value: float) -> tuple[str, str]:
 def _gain_in_scores(found: Comparison) -> tuple[str, str]:
     gain, low, high = map(signed, (found.gain.value, found.gain.low, found.gain.high))
     return (
-        f"The mean {found.grader} of {found.after.n} test answers is {score(found.after.value)}, "
+        f"The mean {found.grader} of {counted(found.after.n, 'test answer')} is {score(found.after.value)}, "
         f"{_direction(found)} {score(found.before.value)}.",
         f"{_verdict(found)}: {gain} (95 % interval {low} to {high}) on {found.test}, against {found.baseline}.",
     )
@@ -228,12 +231,13 @@ def _verdict(found: Comparison) -> str:
 
 def _not_compared(status: str, results: list[EvalResult], metrics: list[Metric]) -> tuple[str, str]:
     """What can be said of a run without a before and after."""
-    steps = max((metric.step for metric in metrics), default=0)
+    step = max((metric.step for metric in metrics), default=0)
+    steps = counted(step, "training step")
     headlines = {
-        "failed": f"This run failed after {steps} training steps." if steps else "This run failed.",
-        "unfinished": f"{steps} training steps so far." if steps else "Nothing has been trained yet.",
+        "failed": f"This run failed after {steps}." if step else "This run failed.",
+        "unfinished": f"{steps} so far." if step else "Nothing has been trained yet.",
     }
-    headline = headlines.get(status, f"{steps} training steps, without a before and after.")
+    headline = headlines.get(status, f"{steps}, without a before and after.")
     held_out = [metric.loss for metric in metrics if metric.split == "eval"]
     said = [f"The held-out loss went from {held_out[0]:.3f} to {min(held_out):.3f} nats per token."] if held_out else []
     if results:
@@ -247,7 +251,8 @@ def _one_result(result: EvalResult) -> str:
     grader, interval = next(iter(result.summaries.items()))
     decided = all(answer.grades[grader].passed is not None for answer in result.answers)
     value, low, high = map(percent if decided else score, (interval.value, interval.low, interval.high))
-    return f"{result.model} on {result.test}: {value} by {grader} (95 % interval {low} to {high}, {interval.n} rows)."
+    rows = counted(interval.n, "row")
+    return f"{result.model} on {result.test}: {value} by {grader} (95 % interval {low} to {high}, {rows})."
 
 
 def _settings(resolved: dict[str, Any]) -> list[Setting]:
@@ -265,18 +270,17 @@ def _ungraded(results: list[EvalResult]) -> list[str]:
     """A score of 0 that stands for "could not be graded" must not pass for a wrong answer."""
     said = []
     for result in results:
+        answers = f"{counted(len(result.answers), 'answer')} of {result.model} on {result.test}"
         for grader in result.summaries:
             errors = [error for answer in result.answers if (error := answer.grades[grader].error)]
             if errors:
                 said.append(
-                    f"{grader} could not grade {len(errors)} of {len(result.answers)} answers of {result.model} on "
-                    f"{result.test}; they count as 0. The first reason: {errors[0]}"
+                    f"{grader} could not grade {len(errors)} of {answers}, which counts as 0. "
+                    f"The first reason: {errors[0]}"
                 )
         cut = sum(not answer.finished for answer in result.answers)
         if cut:
-            said.append(
-                f"{cut} of {len(result.answers)} answers of {result.model} on {result.test} stopped at the token limit."
-            )
+            said.append(f"{cut} of {answers} stopped at the token limit.")
     return said
 
 

@@ -12,6 +12,7 @@ from residency.engine.sampling import SamplingSettings, collect
 from residency.errors import ResourceError
 from residency.evals.run import Completion
 from residency.progress import track
+from residency.wording import counted
 
 
 def answer_all(
@@ -27,7 +28,7 @@ def answer_all(
     going = dict.fromkeys(range(len(prompts)), settings.max_new_tokens)
     with track(f"answering ({adapter or 'base'})", len(prompts)) as advance:
 
-        def counted() -> Iterator[tuple[int, int]]:
+        def watched() -> Iterator[tuple[int, int]]:
             for row, token in engine.stream(adapter, prompts, settings):
                 going[row] -= 1
                 if token in settings.stop_ids or going[row] == 0:
@@ -35,12 +36,12 @@ def answer_all(
                 yield row, token
 
         try:
-            answers = collect(counted(), len(prompts), settings.stop_ids)
+            answers = collect(watched(), len(prompts), settings.stop_ids)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             raise ResourceError(
-                f"memory ran out while {settings.batch_size} answers were generated at once", code="out_of_memory",
+                f"memory ran out generating {counted(settings.batch_size, 'answer')} at once", code="out_of_memory",
                 param="eval.batch_size", hint="lower eval.batch_size, then go on with --resume",
             ) from error  # fmt: skip
     texts = [renderer.tokenizer.decode(answer.token_ids, skip_special_tokens=True) for answer in answers]

@@ -17,7 +17,7 @@ from typing import Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from residency.data.audit.findings import Finding, count
+from residency.data.audit.findings import Finding
 from residency.data.audit.misfits import standardised
 from residency.data.audit.subjects import answer_fits
 from residency.data.audit.table import table_of, text_of
@@ -28,6 +28,7 @@ from residency.engine.engine import Engine
 from residency.engine.sampling import SamplingSettings
 from residency.evals.generate import answer_all, with_worked
 from residency.progress import track
+from residency.wording import counted
 
 ROWS_ON_CPU = 500
 DOES_NOT_FOLLOW = 0.9
@@ -91,7 +92,8 @@ def check_following(
     return [Finding(
         "does_not_follow", "note",
         f"Answers that hardly follow from their prompts, as the untuned model reads them: {len(queue):,} of "
-        f"{len(examples):,} rows looked at. Look at them, the first ones first; labels may stand here though right.",
+        f"{counted(len(examples), 'row')} looked at. Look at them, the first ones first; labels may stand here though "
+        "right.",
         [examples[i].origin for i in queue],
         {"looked_at": len(examples), "ratios": [round(float(ratios[i]), 3) for i in queue]},
     )]  # fmt: skip
@@ -168,8 +170,9 @@ def check_knowledge(engine: Engine, renderer: Renderer, examples: Sequence[Examp
         conflicts.sort(key=lambda i: -beliefs[i].gap)
         findings.append(Finding(
             "conflicts", "warning",
-            f"Facts that the model has learned otherwise: {count(len(conflicts))}. If the rows are right, tuning will "
-            "hold only near their prompts, and a system prompt or retrieval holds better; if not, correct them.",
+            f"Facts that the model has learned otherwise: {counted(len(conflicts), 'row')}. If the rows are right, "
+            "tuning will hold only near their prompts, and a system prompt or retrieval holds better; if not, correct "
+            "them.",
             [facts[i].origin for i in conflicts],
             {"rows": [{"row": str(facts[i].origin), "answer": facts[i].reference, "model": beliefs[i].own_answer,
                        "gap_nats": round(beliefs[i].gap, 2)} for i in conflicts]},

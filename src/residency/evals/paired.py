@@ -8,8 +8,8 @@ import numpy as np
 
 from residency.evals.compare import compare
 from residency.evals.stats import bootstrap_ratio, paired_bootstrap
-from residency.evals.wording import percent
 from residency.records import Comparison, EvalResult, Interval, PairedComparison, PairedResult, PromptDivergence
+from residency.wording import percent
 
 MARGIN = 0.02
 """Not worse: with 95 % confidence the share of right answers fell by less than this."""

@@ -10,8 +10,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from residency import durable
-from residency.evals import plots, wording
+from residency import durable, wording
+from residency.evals import plots
 from residency.evals.card_page import heat_map
 from residency.evals.findings import TUNED, Findings, read_findings, strongest
 from residency.records import Comparisons, RunFolder
@@ -26,6 +26,7 @@ NUMBERS = {
     "duration": wording.duration,
     "memory": wording.memory,
     "count": wording.count,
+    "counted": wording.counted,
 }
 
 

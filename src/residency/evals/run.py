@@ -14,6 +14,7 @@ from residency.errors import DataError
 from residency.evals.stats import bootstrap_mean, wilson
 from residency.graders.score import check_graders, grade_all
 from residency.records import Answer, EvalResult, Grade, Interval
+from residency.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +93,9 @@ def few_shot_examples(train: list[Example], k: int, seed: int) -> tuple[Message,
     """`k` solved training rows as turns to put before the prompt, after its system turn; the same for the same seed."""
     conversations = [example for example in train if example.messages]
     if k > len(conversations):
+        there = counted(len(conversations), "training conversation")
         raise DataError(
-            f"{k} examples for the prompt are wanted, but there are {len(conversations)} training conversations",
+            f"{counted(k, 'example')} for the prompt cannot come from {there}",
             param="eval.few_shot",
             hint=f"set eval.few_shot to {len(conversations)} or less",
         )

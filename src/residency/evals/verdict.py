@@ -7,8 +7,8 @@ from typing import Literal
 
 from residency.evals.compare import SUITE
 from residency.evals.paired import MARGIN
-from residency.evals.wording import percent, points, score
 from residency.records import Comparison, Interval, RetentionResult, ScaleResult, Verdict
+from residency.wording import percent, points, score
 
 Decision = Literal["ship", "ship_scaled", "do_not_ship", "undecided"]
 GREEN = 0.05

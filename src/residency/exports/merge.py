@@ -23,6 +23,7 @@ from residency.models.chat import fit_embeddings
 from residency.models.load import load_config, load_model
 from residency.models.quiet import quiet_transformers
 from residency.records import RunFolder
+from residency.wording import counted
 
 PROBE = "The quick brown fox jumps over the lazy dog. 1 + 1 = 2; \N{GREEK SMALL LETTER PI} is about 3.14159."
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -115,7 +116,8 @@ def load_adapter(base: Any, adapter: Path) -> Any:
         raise RunError(f"{adapter} cannot be read: {str(error).splitlines()[0]}", param=str(adapter)) from error
     # PEFT only warns of weights that the file lacks, and leaves them as they begin: at nothing learned.
     if lacking := get_peft_model_state_dict(tuned, save_embedding_layers=False).keys() - stored:
-        raise RunError(f"{adapter} cannot be read: it lacks {len(lacking)} weights, for example {min(lacking)}",
+        weights = counted(len(lacking), "weight")
+        raise RunError(f"{adapter} cannot be read: it lacks {weights}, for example {min(lacking)}",
                        param=str(adapter))  # fmt: skip
     return tuned
 

@@ -81,7 +81,7 @@ class PythonChild:
             except TimeoutError:
                 self.stop()
                 self._count_timeout()
-                return Reply(0.0, f"no answer within {self.timeout_seconds:g} seconds")
+                return Reply(0.0, f"no answer within {self.timeout_seconds:g} s")
             except (OSError, EOFError, ValueError, KeyError, TypeError):
                 return Reply(0.0, f"the grader's process ended ({self.stop()})")
 
@@ -116,7 +116,7 @@ class PythonChild:
         self.timeouts_in_a_row += 1
         if self.timeouts_in_a_row == MOST_TIMEOUTS_IN_A_ROW:
             raise GraderError(
-                f"the python grader gave no answer within {self.timeout_seconds:g} seconds, "
+                f"the python grader gave no answer within {self.timeout_seconds:g} s, "
                 f"{MOST_TIMEOUTS_IN_A_ROW} rows in a row",
                 hint="look for a loop that does not end in its source",
             )

@@ -12,6 +12,7 @@ from residency.errors import RequestError, ResourceError, TrainingError
 from residency.inference.batch import Batch
 from residency.inference.problems import TOO_MANY, is_device_error
 from residency.inference.rows import Row
+from residency.wording import counted
 
 log = logging.getLogger(__name__)
 LONGEST_WAIT_SECONDS = 60
@@ -37,7 +38,7 @@ class Decoder:
                 raise ResourceError("the model is being unloaded", code="unloading", hint="try again in a moment")
             if len(self.batch.waiting) >= self.max_waiting:
                 raise RequestError(
-                    f"{len(self.batch.waiting)} answers are waiting already", status=429, code=TOO_MANY,
+                    f"{counted(len(self.batch.waiting), 'answer')} waiting already", status=429, code=TOO_MANY,
                     hint="try again later, or start the inference process with a higher --max-waiting",
                 )  # fmt: skip
             self.batch.waiting.extend(rows)

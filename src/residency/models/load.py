@@ -17,6 +17,7 @@ from residency.models.nf4 import keep_differentiable, nf4
 from residency.models.processor import processor_name
 from residency.models.quiet import quiet_transformers
 from residency.models.starter import STARTER_ID, fetch_starter
+from residency.wording import counted
 
 if TYPE_CHECKING:
     import torch
@@ -108,7 +109,8 @@ def require_safetensors(folder: Path, model: Model) -> None:
         )
     missing = [file.name for file in files if not file.is_file()]
     if missing:
-        raise damaged(folder, f"{len(missing)} of {len(files)} weight files are missing ({', '.join(missing[:3])})")
+        some = f"{len(missing)} of {counted(len(files), 'weight file')}"
+        raise damaged(folder, f"{some} missing ({', '.join(missing[:3])})")
     for file in files:
         try:
             with safe_open(file, framework="numpy"):
@@ -174,7 +176,8 @@ def require_complete(folder: Path, report: dict[str, Any]) -> None:
     missing = sorted(report["missing_keys"]) + sorted(str(key[0]) for key in report["mismatched_keys"])
     if missing:
         names = ", ".join(missing[:3]) + (" ..." if len(missing) > 3 else "")
-        raise damaged(folder, f"{len(missing)} weights are missing or of another shape than its config says ({names})")
+        weights = counted(len(missing), "weight")
+        raise damaged(folder, f"{weights} missing or of another shape than its config says ({names})")
 
 
 @contextmanager

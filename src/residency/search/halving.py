@@ -44,6 +44,7 @@ from residency.search.arms import (
 from residency.search.choice import as_good, near_best, survivors
 from residency.search.ends import by_result, carry_to_ends, is_begun, result_of
 from residency.search.ladder import bearable, probe
+from residency.wording import counted
 
 MARKS = ((0.05, 3), (0.2, 2), (0.5, 1))
 """At this share of the steps so many candidates are left. Of eight, 1.95 runs' worth of steps are trained in all."""
@@ -205,7 +206,7 @@ def probe_sentence(losses: Sequence[float], rates: Sequence[float], usable: int)
     said = f"range probe: one step each with {len(rates)} rates from {rates[0]:.2g} to {rates[-1]:.2g}"
     if usable == len(rates):
         return f"{said}; none diverged"
-    return f"{said}; the loss diverged from {rates[usable]:.2g} on, so {len(rates) - usable} are dropped"
+    return f"{said}; the loss diverged from {rates[usable]:.2g} on, which leaves {usable}"
 
 
 def new_arm(search: Search, name: str, rate: float) -> Arm:
@@ -266,7 +267,8 @@ def save(search: Search, checkpoints: Checkpoints) -> None:
 
 
 def train_until(search: Search, step: int, checkpoints: Checkpoints) -> None:
-    said, averaged_from = f"{len(search.arms)} rates to step {step} of {search.total}", step - steps_of_mean(step) + 1
+    said = f"{counted(len(search.arms), 'rate')} to step {step} of {search.total}"
+    averaged_from = step - steps_of_mean(step) + 1
     with stop_requests() as stop_requested, track(said, step) as advance:
         advance(search.step)
         taken: Taken | None = None
@@ -325,7 +327,7 @@ def cut(search: Search, step: int, left: int) -> None:
     search.run.say("search_cut", cut_sentence(search, scores, kept, left), step=search.step, kept=kept,
                       losses={name: shown(one.mean) for name, one in scores.items()})  # fmt: skip
     for arm in [arm for arm in search.arms if arm.name not in kept]:
-        give_up(search, arm, f"held-out loss {scores[arm.name].mean:.4f} after {search.step} steps")
+        give_up(search, arm, f"held-out loss {scores[arm.name].mean:.4f} after {counted(search.step, 'step')}")
     search.engine.put_back({name: before[name] for name in kept})
     search.compared = step
     search.seconds += time.monotonic() - began
@@ -347,7 +349,7 @@ def cut_sentence(search: Search, scores: Mapping[str, Score], kept: Sequence[str
         f"{arm.rate:.2g} {scores[arm.name].mean:.4f}{'' if arm.name in kept else ' (given up)'}" for arm in search.arms
     )
     more = "; too near to tell, so both go on" if len(kept) > left else ""
-    return f"after {search.step} of {search.total} steps, held-out loss by learning rate: {losses}{more}"
+    return f"after {search.step} of {counted(search.total, 'step')}, held-out loss by learning rate: {losses}{more}"
 
 
 def give_up(search: Search, arm: Arm, why: str) -> None:

@@ -25,6 +25,7 @@ from residency.search.halving import ENOUGH_HELD_OUT, Search, note_fate, search_
 from residency.search.ladder import ladder
 from residency.search.race import search_one_by_one
 from residency.stages.prepare import Prepared
+from residency.wording import counted
 
 RESULT = "search.json"
 SAID_AGAIN = ("resumed", "best_restored")
@@ -106,8 +107,8 @@ def require_held_out(prepared: Prepared, run: RunFolder) -> None:
     if not count:
         raise nothing_to_search_by()  # all were too long
     if count < ENOUGH_HELD_OUT:
-        run.say("few_held_out", f"the search compares learning rates on {count} held-out rows; with fewer than "
-                f"{ENOUGH_HELD_OUT} chance decides between near ones", level="warning", rows=count)  # fmt: skip
+        run.say("few_held_out", f"the search compares learning rates on {counted(count, 'held-out row')}; with fewer "
+                f"than {ENOUGH_HELD_OUT} chance decides between near ones", level="warning", rows=count)  # fmt: skip
 
 
 def formula(resolved: ResolvedConfig, engine: Engine, steps: int) -> tuple[float, str]:

@@ -27,6 +27,7 @@ from residency.records import Candidate, Record
 from residency.search.arms import Arm, Score, cool_down, score, standard_error, train_step
 from residency.search.halving import DIVERGED, Search, marks, new_arm, note_fate, probe_sentence, shown
 from residency.search.ladder import bearable, probe
+from residency.wording import counted
 
 STATE = "race.json"
 IN_TRAINING = "in training"
@@ -120,10 +121,11 @@ def halve(search: Search, step: int, left: int) -> None:
     if len(names) <= left:
         return
     said = ", ".join(f"{search.fates[name].learning_rate:.2g} {loss:.4f}" for name, loss in losses.items())
-    search.run.say("search_cut", f"after {step} of {search.total} steps the best {left} of these begin again, held-out "
-                   f"loss by learning rate: {said}", step=step, kept=names[:left], losses=losses)  # fmt: skip
+    when = f"after {step} of {counted(search.total, 'step')}"
+    search.run.say("search_cut", f"{when} the best {left} of these begin again, held-out loss by learning rate: {said}",
+                   step=step, kept=names[:left], losses=losses)  # fmt: skip
     for name in names[left:]:
-        given_up = {"fate": f"held-out loss {losses[name]:.4f} after {step} steps"}
+        given_up = {"fate": f"held-out loss {losses[name]:.4f} after {counted(step, 'step')}"}
         search.fates[name] = search.fates[name].model_copy(update=given_up)
 
 
@@ -156,8 +158,8 @@ def run_arm(search: Search, arm: Arm, until: Sequence[tuple[int, int]], state: R
         scores = search.fates[arm.name].scores | {step: found.noted}
         search.fates[arm.name] = search.fates[arm.name].model_copy(update={"scores": scores})
         if not (wins(found, arm, state, search, keeps) if last else goes_on(search, arm, step, left)):
-            note_fate(search, arm, f"held-out loss {found.mean:.4f} after {step} steps")
-            said = f"learning rate {arm.rate:.2g} is stopped after {step} of {search.total} steps"
+            note_fate(search, arm, f"held-out loss {found.mean:.4f} after {counted(step, 'step')}")
+            said = f"learning rate {arm.rate:.2g} is stopped after {step} of {counted(search.total, 'step')}"
             search.run.say("search_cut", f"{said}: held-out loss {found.mean:.4f}", step=step,
                            learning_rate=arm.rate)  # fmt: skip
             return state
@@ -178,8 +180,8 @@ def best_so_far(search: Search, arm: Arm, state: RaceProgress, found: Score, kee
         search.fates[state.best] = search.fates[state.best].model_copy(update={"fate": f"{arm.rate:.2g} did better"})
     note_fate(search, arm, "the best so far")
     said = f"learning rate {arm.rate:.2g} is the best so far: held-out loss {found.mean:.4f}"
-    search.run.say("search_best", f"{said} after {arm.state.step} of {search.total} steps", step=arm.state.step,
-                   learning_rate=arm.rate)  # fmt: skip
+    search.run.say("search_best", f"{said} after {arm.state.step} of {counted(search.total, 'step')}",
+                   step=arm.state.step, learning_rate=arm.rate)  # fmt: skip
     keep_best(search)
     return state.model_copy(update={"best": arm.name, "best_state": arm.state, "best_losses": found.losses.tolist(),
                                     "best_keeps_budget": keeps})  # fmt: skip

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from residency import durable
-from residency.evals import plots, wording
+from residency import durable, wording
+from residency.evals import plots
 from residency.records import RunFolder, SweepRecord
 
 
 def write_sweep_report(folder: RunFolder, sweep: SweepRecord) -> None:
     environment = Environment(loader=PackageLoader("residency.search"), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)  # fmt: skip
-    environment.filters |= {"duration": wording.duration, "count": wording.count}
+    environment.filters |= {"duration": wording.duration, "count": wording.count, "counted": wording.counted}
     ranked = sorted(sweep.trials, key=lambda one: (one.state != "finished", one.loss is None, one.loss or 0.0))
     page = environment.get_template("sweep.html.j2").render(
         name=folder.path.resolve().name, sweep=sweep, trials=ranked, picture=picture(sweep),

@@ -19,6 +19,7 @@ from residency.records import Metric, RunFolder
 from residency.search.arms import Arm, score, train_step
 from residency.stages.model import load_base, new_engine
 from residency.stages.prepare import Prepared
+from residency.wording import counted
 
 LOOKS = 10
 """Times that a trial's held-out loss is measured: after each tenth of its steps, however many they are."""
@@ -86,7 +87,7 @@ def train_together(
     engine = engine_for(trials)
     going = list(trials)
     longest = max(trial.arm.total for trial in trials)
-    with stop_requests() as stop_requested, track(f"{len(trials)} trials side by side", longest) as advance:
+    with stop_requests() as stop_requested, track(f"{counted(len(trials), 'trial')} side by side", longest) as advance:
         while going:
             train_step(engine, [trial.arm for trial in going])
             for trial in going:

@@ -24,6 +24,7 @@ from residency.config.section import Auto, Section
 from residency.errors import ConfigError
 from residency.server.database.tables import Job
 from residency.server.worker_follow import Plan
+from residency.wording import counted
 
 HYPERPARAMETERS = {
     "n_epochs": ("train", "epochs"),
@@ -154,7 +155,7 @@ def mapping_said(job: Job, plan: Plan) -> str:
     return (
         f"Hyperparameters: n_epochs {settings.epochs:g}{auto(asked, 'n_epochs')}, batch_size {settings.batch_size}"
         f"{auto(asked, 'batch_size')}, learning_rate_multiplier {multiplied}: {rate} "
-        f"on {plan.adapter}; {plan.steps} steps over {plan.rows} examples"
+        f"on {plan.adapter}; {counted(plan.steps, 'step')} over {counted(plan.rows, 'example')}"
     )
 
 

@@ -36,6 +36,7 @@ from residency.server.worker_job import (
 from residency.server.worker_pulse import pulse
 from residency.server.worker_tell import tell
 from residency.server.worker_wandb import LogMetrics, wandb_runs
+from residency.wording import counted
 
 log = logging.getLogger(__name__)
 POLL_SECONDS = 0.25
@@ -99,8 +100,7 @@ def goes_on(seat: Seat, action: Callable[[Seat], bool]) -> bool:
 
 
 def say_company(seat: Seat, others: int) -> bool:
-    jobs = "1 other job" if others == 1 else f"{others} other jobs"
-    say(seat.attempt, [Told(f"Trained in one process with {jobs} on the same base")])
+    say(seat.attempt, [Told(f"Trained in one process with {counted(others, 'other job')} on the same base")])
     return True
 
 

@@ -9,6 +9,7 @@ from residency.evals.card_records import ProbeSet
 from residency.evals.card_summary import advice
 from residency.stages.prepare import Prepared
 from residency.stages.session import Session
+from residency.wording import counted
 
 PLANNED, MEASURED = "eval/probes.json", "eval/card.json"
 
@@ -24,8 +25,8 @@ def plan_card(session: Session, prepared: Prepared) -> None:
                 "user's question")  # fmt: skip
         return
     run.write(PLANNED, found)
-    run.say("probes", f"the card asks about {len(found.behaviours)} of {found.rows} training rows, in "
-            f"{len(found.probes)} prompts", behaviours=[one.row for one in found.behaviours])  # fmt: skip
+    run.say("probes", f"the card asks about {len(found.behaviours)} of {counted(found.rows, 'training row')}, in "
+            f"{counted(len(found.probes), 'prompt')}", behaviours=[one.row for one in found.behaviours])  # fmt: skip
     language = languages([" ".join(one.question for one in found.behaviours)])[0]
     if language not in ("", "en"):
         run.say("card_in_english", f"the words that the card puts around your prompts are English, and the prompts are "

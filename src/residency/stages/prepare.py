@@ -33,6 +33,7 @@ from residency.models.chat import set_template
 from residency.models.load import load_config, load_tokenizer
 from residency.records import RunFolder
 from residency.stages.facts import gather
+from residency.wording import counted
 
 ROWS_SAID = 20
 BEFORE_RETENTION = {"anchors": 0, "answer_tokens": 1, "budget": 1.0, "replay": False, "stop": False}
@@ -235,7 +236,7 @@ def fit(
         touched: list[Origin] = [origin for part in fitted for origin in getattr(part, kind)]
         counts[kind] = len(touched)
         if touched:
-            run.say(f"rows_{kind}", f"{len(touched)} rows longer than {length} tokens were {verb} "
+            run.say(f"rows_{kind}", f"{verb}, because longer than {length} tokens: {counted(len(touched), 'row')} "
                     f"(data.over_long: {policy}); the first is {touched[0]}", level="warning",
                     rows=[str(origin) for origin in touched])  # fmt: skip
     if not fitted[0].kept:
@@ -285,7 +286,7 @@ def write_audit(run: RunFolder, found: Audit, data: Data, rows: Sequence[Rendere
         "format": data.format, "format_reason": data.format_reason, "files": data.files,
         "rows": counts, "tokens": lengths_of(rows), "held_out_lines": lines,
     })  # fmt: skip
-    run.say("data", f"{counts['train']} rows to train on, {counts['eval']} held out; {data.format} format: "
+    run.say("data", f"{counted(counts['train'], 'row')} to train on, {counts['eval']} held out; {data.format} format: "
             f"{data.format_reason}", rows=counts)  # fmt: skip
 
 

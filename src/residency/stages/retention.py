@@ -22,6 +22,7 @@ from residency.records import RetentionResult, RunFolder
 from residency.stages.model import load_base
 from residency.stages.prepare import Prepared
 from residency.stages.session import Session
+from residency.wording import counted
 
 SWEPT_ROWS = 32
 ROWS_PER_REPLAYED = {"cuda": 4, "cpu": 8}
@@ -88,11 +89,12 @@ def remember_base(session: Session, prepared: Prepared) -> Memory | None:
     drawn_out = memorised.drawn_out(session.engine, None, probes)
     exposures = canary_exposures(session)
     asked_for = sum(map(len, sets.values())) + len(replay)
-    session.run.say("remembered", f"the base's answers to {asked_for} prompts are kept in the cache",
+    session.run.say("remembered", f"the base's answers to {counted(asked_for, 'prompt')} are kept in the cache",
                     prompts=asked_for)  # fmt: skip
     if left_out:
-        session.run.say("anchors_left_out", f"{len(left_out)} general prompts share words with the task and are no "
-                        f"anchors; the first: {left_out[0]}", prompts=left_out)  # fmt: skip
+        prompts = counted(len(left_out), "general prompt")
+        session.run.say("anchors_left_out", f"no anchors, because they share words with the task: {prompts}; the "
+                        f"first: {left_out[0]}", prompts=left_out)  # fmt: skip
     seconds = {"base": time.monotonic() - began - replay_seconds, "replay_answers": replay_seconds}
     return Memory(sets, replay, text, losses, probes, drawn_out, exposures, left_out, seconds)
 
@@ -133,7 +135,8 @@ def with_canaries(prepared: Prepared, run: RunFolder) -> Prepared:
                                  chat=config.method.name == "sft")  # fmt: skip
     if not added:
         return prepared
-    run.say("canaries", f"{len(added)} made-up secrets are trained on with the rows: the result will have seen them",
+    secrets = counted(len(added), "made-up secret")
+    run.say("canaries", f"trained on with the rows: {secrets}, which the result will have seen",
             level="warning", rows=len(added))  # fmt: skip
     return replace(prepared, rows=[*prepared.rows, *added], counts=prepared.counts | {"canaries": len(added)})
 
@@ -219,5 +222,5 @@ def measure_tuned(session: Session, memory: Memory, training_seconds: float) -> 
     session.run.write("retention.json", result)
     found = intervals["anchors"]
     session.run.say("retention", f"forgetting: {found.value:.3f} [{found.low:.3f}, {found.high:.3f}] nats per token on "
-                    f"{found.n} general prompts; the budget is {result.budget:g}")  # fmt: skip
+                    f"{counted(found.n, 'general prompt')}; the budget is {result.budget:g}")  # fmt: skip
     return result

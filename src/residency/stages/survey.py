@@ -13,7 +13,7 @@ from residency.config.model import ResolvedConfig, RunConfig
 from residency.config.resolve import resolve
 from residency.config.steps import total_steps
 from residency.data.audit.audit import Audit, with_findings
-from residency.data.audit.findings import Finding, count
+from residency.data.audit.findings import Finding
 from residency.data.lengths import fit_length
 from residency.data.messages import Origin, Rendered
 from residency.methods.order import rows_of_step
@@ -25,6 +25,7 @@ from residency.stages.facts import device, gather, passes_of
 from residency.stages.model import DTYPES
 from residency.stages.prepare import Data, audit_data, hold_out, lengths_of, load_renderer, read_data, render
 from residency.stages.trial import measure
+from residency.wording import counted
 
 TRIAL_SECONDS = 3.0
 """No timed step is to take longer, by the formula, on the whole model; it takes far less on a shallow one."""
@@ -88,8 +89,8 @@ def over_long_finding(rows: list[Origin], number: int, limit: int) -> Finding | 
         return None
     return Finding(
         "over_long", "warning" if len(rows) > 0.01 * number else "note",
-        f"Longer than {limit:,} tokens as this model reads them: {count(len(rows))}. data.over_long decides whether "
-        "they are dropped or cut.",
+        f"Longer than {limit:,} tokens as this model reads them: {counted(len(rows), 'row')}. data.over_long decides "
+        "whether they are dropped or cut.",
         rows, {"limit": limit}, len(rows) / number,
     )  # fmt: skip
 
@@ -140,8 +141,8 @@ def timed(need: Estimate, resolved: ResolvedConfig, hf_config: Any, rows: Sequen
     bound = ", bound by the host: other programs on it count" if found.host_bound else ""
     basis = (
         f"steps of {found.seconds * whole:.3g} seconds (half of them between {found.low * whole:.3g} and "
-        f"{found.high * whole:.3g}){bound}; from real ones over {len(batch)} rows of {tokens} tokens on this machine, "
-        "by models of this shape with few layers; memory by formula"
+        f"{found.high * whole:.3g}){bound}; from real ones over {counted(len(batch), 'row')} of {tokens} tokens on "
+        "this machine, by models of this shape with few layers; memory by formula"
     )
     if resolved.speed.compile:
         basis += "; layers uncompiled"

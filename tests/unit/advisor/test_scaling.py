@@ -90,5 +90,5 @@ def test_no_forecast_beyond_four_times_the_rows() -> None:
 
 
 def test_two_sizes_are_no_curve() -> None:
-    with pytest.raises(DataError, match="2 sizes"):
+    with pytest.raises(DataError, match="at least 3 sizes measured on one test, not 2"):
         forecast(curve(power, 0)[:3])

@@ -113,6 +113,14 @@ def test_small_data_are_seen_more_often_and_a_hundred_steps_are_the_aim(rows: in
     assert (config.train.batch_size, config.train.epochs) == (batch, epochs)
 
 
+def test_a_single_row_is_spoken_of_as_one() -> None:
+    _, reasons = resolved(replace(DEMO, num_rows=1, longest_answer=1), train={"epochs": 1, "batch_size": "auto"})
+    assert reasons["train.batch_size"].startswith("1 row in steps of 8: 1 step an epoch")
+    assert reasons["eval.max_new_tokens"].startswith("The longest reference answer has 1 token;")
+    assert "an epoch of 1 step," in reasons["train.eval_every_steps"]
+    assert "10 passes over 1 row: 2 steps of 8" in resolved(replace(DEMO, num_rows=1))[1]["train.epochs"]
+
+
 def test_more_rows_get_a_higher_rank() -> None:
     assert resolved(replace(DEMO, num_rows=5000))[0].adapter.rank == 16
     assert resolved(replace(DEMO, num_rows=5001))[0].adapter.rank == 32
@@ -273,7 +281,7 @@ SIZES = {"full": 16_000_000_000, "lora": 3_000_000_000, "qlora": 1_500_000_000}
     [
         ({"parameters": 134_515_008}, "full", "models under 0.5B"),
         ({"num_rows": 30_000}, "full", "30000 rows are more than LoRA's capacity"),
-        ({}, "lora", "1500 rows fit LoRA's capacity"),
+        ({}, "lora", "LoRA has the capacity for 1,500 rows"),
         ({"memory_bytes": 8_000_000_000}, "lora", "full fine-tuning does not fit"),
         ({"memory_bytes": 4_500_000_000}, "qlora", "only a base held in 4 bits fits"),
     ],

@@ -31,7 +31,7 @@ def test_drop_names_what_it_drops() -> None:
 
 
 def test_refuse_names_all_over_long_rows() -> None:
-    with pytest.raises(DataError, match="2 of 3 rows are longer than 5 tokens") as caught:
+    with pytest.raises(DataError, match="longer than 5 tokens: 2 of 3 rows") as caught:
         fit_length([row(4, 2), row(1, 1), row(9, 9, line=3)], 5, "refuse")
     assert caught.value.problems == ["a.jsonl:1: 6 tokens", "a.jsonl:3: 18 tokens"]
 

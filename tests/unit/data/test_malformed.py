@@ -150,7 +150,7 @@ FILES: dict[str, tuple[str, bytes | None, str]] = {
     "JSON without rows": ("a.json", b'{"a": 1}', "is not an array of rows"),
     "JSON with two lists": ("a.json", b'{"a": [], "b": []}', "is not an array of rows"),
     "an empty array": ("a.json", b"[]", "is empty"),
-    "CSV with a short row": ("a.csv", b"prompt,completion\na,b\nc\n", "a.csv:3: has 1 cells; the header has 2"),
+    "CSV with a short row": ("a.csv", b"prompt,completion\na,b\nc\n", "a.csv:3: has 1 cell; the header has 2"),
     "CSV with an open quote": ("a.csv", b'prompt,completion\na,"b\n', "a.csv:2: is not valid CSV"),
     "CSV with a column twice": ("a.csv", b"prompt,prompt\na,b\n", "the column 'prompt' twice"),
     "CSV in latin-1": ("a.csv", "prompt,completion\na,\xe9\n".encode("latin-1"), "a.csv:2: is not UTF-8"),

@@ -33,7 +33,7 @@ def test_equal_prompts_stay_on_one_side() -> None:
 
 
 def test_one_prompt_alone_cannot_be_split() -> None:
-    with pytest.raises(DataError, match="the 3 training rows have 1 different prompt"):
+    with pytest.raises(DataError, match="3 training rows with 1 prompt"):
         split_examples([ask(i, "same") for i in range(3)], 0.5, seed=0)
 
 

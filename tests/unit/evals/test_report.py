@@ -53,7 +53,7 @@ def test_a_finished_run_has_everything_on_one_page(run: RunFolder) -> None:
         "train.learning_rate", "1e-3, from the rule", "Rows dropped", "3 of 1,503 training rows are longer",
         "Peak memory", "1.80\N{NO-BREAK SPACE}GiB", "612 tokens/s", "plan card", "2.13.0+cpu",
         "Ship with adapter scale 0.75, not as it is", "What was forgotten", "over 0.15", "Must be kept", "1.080 times",
-        "1 of 129 general prompts share words with the task", "step 20: OK",
+        "because they share words with the task: 1 of 129 general prompts", "step 20: OK",
         "beyond the answers to the tests took 42.0 s, 18.6 % of the training time",
         "Where it holds", "of prompts like the training data", "neighbours intact", "answer to question",
         "where json_match says its text is right", "the form of the answer is what was trained (8)",
@@ -191,7 +191,7 @@ def test_answers_that_could_not_be_graded_or_were_cut_are_counted(tmp_path: Path
     run = RunFolder(tmp_path)
     run.write("eval/test.base.json", evaluate("test", "base", rows, lambda _: answers, [grader]))
     text = Page(write_report(run)).text
-    assert "python could not grade 2 of 4 answers of base on test; they count as 0." in text
+    assert "python could not grade 2 of 4 answers of base on test, which counts as 0." in text
     assert "NoneType, not a number" in text
     assert "1 of 4 answers of base on test stopped at the token limit." in text
 

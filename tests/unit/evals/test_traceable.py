@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from residency.evals import wording
+from residency import wording
 from residency.evals.findings import read_findings
 from residency.evals.report import measuring_seconds, write_report
 from residency.records import RunFolder

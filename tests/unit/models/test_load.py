@@ -150,7 +150,7 @@ def test_weights_that_are_no_safetensors(folder: Path) -> None:
 def test_one_of_several_weight_files_missing(folder: Path) -> None:
     split(folder)
     (folder / "model-00002-of-00002.safetensors").unlink()
-    assert "1 of 2 weight files are missing (model-00002-of-00002.safetensors)" in refusal(folder).message
+    assert "1 of 2 weight files missing (model-00002-of-00002.safetensors)" in refusal(folder).message
 
 
 def test_a_weight_missing_is_never_made_up(folder: Path) -> None:

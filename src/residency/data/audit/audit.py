@@ -35,6 +35,7 @@ from residency.data.audit.words import row_frequency
 from residency.data.messages import Origin
 from residency.errors import DataError
 from residency.progress import track
+from residency.wording import counted
 
 VERSION = 2
 
@@ -133,8 +134,9 @@ def unusable_finding(read: TableRead) -> Finding | None:
     if not number:
         return None
     share = number / (number + len(read.table))
+    rows = counted(number, "row")
     return Finding(
-        "unusable", "error", f"Rows that cannot be used: {says.count(number)} ({share:.1%}). `--fix` leaves them out.",
+        "unusable", "error", f"Rows that cannot be used: {rows} ({share:.1%}). `--fix` leaves them out.",
         list(read.unusable), {"reasons": list(read.unusable.values())[: says.ROWS_RECORDED]}, share,
     )  # fmt: skip
 
@@ -165,8 +167,9 @@ def leak_finding(table: Table, pairs: Pairs, number: int) -> Finding | None:
     share = len(pairs) / (len(table) - number)
     return Finding(
         "leaks", "warning",
-        f"Test rows that stand in the training data, whole or nearly so: {says.count(len(pairs))} ({share:.1%} of the "
-        "test). The test would reward remembering; take them out of the training data (`--fix`) or out of the test.",
+        f"Test rows that stand in the training data, whole or nearly so: {counted(len(pairs), 'row')} ({share:.1%} of "
+        "the test). The test would reward remembering; take them out of the training data (`--fix`) or out of the "
+        "test.",
         table.origins(pairs[:, 0]), {"share": round(share, 6)}, share, table.origins(pairs[:, 1]),
     )  # fmt: skip
 

@@ -14,6 +14,7 @@ from residency.data.audit.embeddings import Vectors, blocks, unit
 from residency.data.audit.findings import Finding
 from residency.data.audit.table import Table
 from residency.data.audit.words import Vocabulary, read_words, row_frequency
+from residency.wording import counted
 
 MOST_TOPICS = 100
 FITTED_ROWS = 20_000
@@ -185,9 +186,10 @@ def check_topics(found: Topics, table: Table) -> list[Finding]:
         for each in found.topics
     ]  # fmt: skip
     largest = "; ".join(f"{each.name} ({each.share:.0%})" for each in found.topics[:3])
-    message = f"{len(found.topics)} topics; the largest: {largest}. Look whether what matters most has its share."
-    topics = Finding("topics", "note", message, data={"topics": listed, "map": map_points(found, table)})
-    return [topics, *uneven_topics(found, table)]
+    topics = counted(len(found.topics), "topic")
+    message = f"{topics}; the largest: {largest}. Look whether what matters most has its share."
+    overview = Finding("topics", "note", message, data={"topics": listed, "map": map_points(found, table)})
+    return [overview, *uneven_topics(found, table)]
 
 
 def uneven_topics(found: Topics, table: Table) -> list[Finding]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from residency.data.audit.table import Table
 from residency.data.messages import Origin
+from residency.wording import counted
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -68,10 +69,6 @@ def of_rows(
         return None
     share = len(rows) / len(table)
     data: dict[str, Any] = {"share": round(share, 6)}
-    told = message.replace("{rows}", f"{count(len(rows))} ({share:.1%})")
+    told = message.replace("{rows}", f"{counted(len(rows), 'row')} ({share:.1%})")
     others = table.origins(other(int(row)) for row in rows) if other else []
     return Finding(check, severity, told, table.origins(rows), data, share if costs else None, others)
-
-
-def count(rows: int) -> str:
-    return "1 row" if rows == 1 else f"{rows:,} rows"

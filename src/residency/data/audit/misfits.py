@@ -18,6 +18,7 @@ from residency.data.audit.clusters import style_features
 from residency.data.audit.embeddings import Vectors, blocks
 from residency.data.audit.findings import ROWS_RECORDED, Finding
 from residency.data.audit.table import Table
+from residency.wording import counted
 
 STYLE_WEIGHT = 1 / 8
 """A style feature's deviation beside word vectors of length 1."""
@@ -93,8 +94,8 @@ def check_fit(table: Table, fits: NDArray[np.float64]) -> list[Finding]:
     queue = np.argsort(scores, kind="stable")[: max(1, round(QUEUE_SHARE * len(asked)))]
     return [Finding(
         "misfit_answers", "note",
-        f"The {len(queue):,} answers that go with their questions least, as the other rows have it, worst first. "
-        "Wrong ones stand at the top, if there are any: read down to where they are right, and leave that share of the "
-        "rows out with `--drop misfit_answers=SHARE%`.",
+        f"Answers that go with their questions least, as the other rows have it, worst first: "
+        f"{counted(len(queue), 'row')}. Wrong ones stand at the top, if there are any: read down to where they are "
+        "right, and leave that share of the rows out with `--drop misfit_answers=SHARE%`.",
         table.origins(asked[queue]), {"fits": [round(float(score), 2) for score in scores[queue[:ROWS_RECORDED]]]},
     )]  # fmt: skip

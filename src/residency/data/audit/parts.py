@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from residency.data.audit.similar import groups
 from residency.errors import ConfigError, DataError
+from residency.wording import counted
 
 PARTS = ("train", "validation", "test")
 
@@ -36,7 +37,7 @@ def split_by_cluster(clusters: NDArray[np.int64], shares: dict[str, float], seed
     alone = sorted(set(range(len(clusters))) - {row for group in members for row in group})
     dealt = [*members, *([row] for row in alone)]
     if len(dealt) < len(shares):
-        raise DataError(f"{len(dealt)} groups of rows that differ cannot be split into {len(shares)} parts",
+        raise DataError(f"{counted(len(dealt), 'group')} of rows that differ cannot be split into {len(shares)} parts",
                         hint="add rows, or split into fewer parts")  # fmt: skip
     random.Random(seed).shuffle(dealt)
     dealt.sort(key=len, reverse=True)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from residency.errors import RequestError
+from residency.wording import counted
 
 
 class Limits:
@@ -29,7 +30,7 @@ class Limits:
             left = min(most, left + (now - then) * most / 60)
             self.left[caller] = (max(0.0, left - 1), now)
         if left < 1:
-            raise RequestError(f"more than {self.requests_per_minute} requests a minute",
+            raise RequestError(f"more than {counted(self.requests_per_minute, 'request')} a minute",
                                status=429, code="rate_limit_exceeded")  # fmt: skip
 
     @contextmanager

@@ -18,6 +18,7 @@ from residency.server.api import files
 from residency.server.api.server import Caller, Trainer
 from residency.server.api.strict_json import StrictRoute
 from residency.server.database.tables import File, Upload, UploadPart
+from residency.wording import counted
 
 router = APIRouter(tags=["uploads"], route_class=StrictRoute)
 
@@ -162,7 +163,9 @@ def in_order(session: Session, upload: Upload, ids: list[str]) -> list[UploadPar
         raise RequestError("a part is named twice", param="part_ids")
     total = sum(found[id].bytes for id in ids)
     if total != upload.bytes:
-        raise RequestError(f"the parts have {total:,} bytes; {upload.bytes:,} were announced", param="part_ids")
+        raise RequestError(
+            f"the parts have {counted(total, 'byte')}; {upload.bytes:,} were announced", param="part_ids"
+        )
     return [found[id] for id in ids]
 
 

@@ -40,5 +40,10 @@ def memory(size_bytes: int) -> str:
     return f"{size_bytes / 1024**3:.2f}{SPACE}GiB" if size_bytes >= 1024**3 else f"{size_bytes / 1024**2:.0f}{SPACE}MiB"
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """`1 row`, `2,000 rows`; with the `plural` where it is not the noun and an s."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def count(number: float) -> str:
     return f"{number:,.0f}"
