@@ -112,7 +112,11 @@ class Evaluation:
             if not isinstance(value, dict) or not isinstance(value.get("item"), dict):
                 raise RequestError(f'row {position + 1} of the data has no "item"', param="data_source",
                                    hint='each row is {"item": {...}}')  # fmt: skip
-            yield Row(position, value["item"], value.get("sample") or {})
+            sample = value.get("sample") or {}
+            if not isinstance(sample, dict) or not isinstance(sample.get("usage") or {}, dict):
+                raise RequestError(f'"sample" of row {position + 1} is no answer', param="data_source",
+                                   hint='it is {"output_text": "..."}')  # fmt: skip
+            yield Row(position, value["item"], sample)
 
     def lines(self, id: str) -> Iterator[Any]:
         with self.desk.storage.open(id) as file:
@@ -153,7 +157,8 @@ class Evaluation:
             tally["passed" if good else "failed"] += 1
         outcome = "error" if answer.error else "pass" if passed else "fail"
         self.counts.update(["total", {"error": "errored", "pass": "passed", "fail": "failed"}[outcome]])
-        self.usage.update(answer.sample.get("usage") or {})
+        if self.asks:
+            self.usage.update(answer.sample.get("usage") or {})
         return OutputItem(run_id=self.run.id, position=answer.row.position, status=outcome, item=answer.row.item,
                           sample=answer.sample | {"error": answer.error}, results=results)  # fmt: skip
 

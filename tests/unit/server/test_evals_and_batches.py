@@ -93,6 +93,10 @@ def content(*items: dict[str, Any]) -> dict[str, Any]:
     return {"type": "file_content", "content": [{"item": item} for item in items]}
 
 
+def graded(*rows: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "jsonl", "source": {"type": "file_content", "content": list(rows)}}
+
+
 def test_a_run_asks_the_model_grades_each_answer_and_counts(desk: Desk) -> None:
     items = [
         {"question": "a", "answer": "a"},
@@ -135,8 +139,8 @@ def test_a_run_that_waits_can_be_cancelled(desk: Desk, away: Desk) -> None:
 
 
 def test_answers_that_are_there_already_are_graded_without_a_model(desk: Desk) -> None:
-    rows = [{"item": {"answer": "x"}, "sample": {"output_text": "x"}}, {"item": {"answer": "x"}}]
-    make_run(desk, {"type": "jsonl", "source": {"type": "file_content", "content": rows}})
+    sample = {"output_text": "x", "usage": {"prompt_tokens": "many"}}
+    make_run(desk, graded({"item": {"answer": "x"}, "sample": sample}, {"item": {"answer": "x"}}))
     found = eval_runs.shape(carry_out_run(desk))
     assert found["result_counts"] == {"total": 2, "passed": 1, "failed": 0, "errored": 1}
     assert found["per_model_usage"] == []
@@ -170,6 +174,11 @@ def test_a_run_that_another_worker_began_goes_on_behind_its_last_block(
         ),
         (ASKING | {"source": content({"answer": "a"})}, "the row has no `item.question`"),
         (ASKING | {"model": "gpt-5", "source": content()}, "`gpt-5` does not exist"),
+        (graded({"item": {"answer": "x"}, "sample": "x"}), '"sample" of row 1 is no answer'),
+        (
+            graded({"item": {"answer": "x"}, "sample": {"output_text": "x", "usage": [1]}}),
+            '"sample" of row 1 is no answer',
+        ),
     ],
 )
 def test_a_run_that_cannot_work_fails_with_the_reason(desk: Desk, source: dict[str, Any], reason: str) -> None:

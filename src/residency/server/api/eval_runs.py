@@ -168,7 +168,7 @@ def create_run(caller: Trainer, eval_id: str, body: NewRun) -> RunObject:
 
 def check_source(caller: Caller, session: Session, source: DataSource) -> None:
     rows = source.source
-    if rows.type not in ("file_content", "file_id") or (rows.content is None and rows.id is None):
+    if {"file_content": rows.content, "file_id": rows.id}.get(rows.type) is None:
         raise RequestError(f"rows cannot come from `{rows.type}`", code="not_available", param="data_source.source",
                            hint="use `file_content` with `content`, or `file_id` with `id`")  # fmt: skip
     if rows.type == "file_id" and rows.id is not None:
