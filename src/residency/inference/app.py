@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from residency.errors import RequestError, ResidencyError
 from residency.inference.chat import Chat
 from residency.inference.completions import Completion
+from residency.inference.gone import unless_gone
 from residency.inference.host import Host, Place
 from residency.inference.problems import envelope, invalid, status
 from residency.inference.requests import Asked, ChatRequest, CompletionRequest
@@ -98,16 +99,7 @@ class Answer(Response):
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        gone = asyncio.create_task(disconnected(receive))
-        answering = asyncio.create_task(self._answer(scope, receive, send))
-        try:
-            await asyncio.wait({gone, answering}, return_when=asyncio.FIRST_COMPLETED)
-            if answering.done():
-                await answering
-        finally:
-            for task in (gone, answering):
-                task.cancel()
-            await asyncio.gather(gone, answering, return_exceptions=True)
+        await unless_gone(receive, self._answer(scope, receive, send))
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         work, wait_seconds, begun = Work(), 1, False
@@ -159,11 +151,6 @@ async def events(writer: Writer, work: Work) -> AsyncIterator[bytes]:
 
 def as_event(value: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
-
-
-async def disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def report(host: Host) -> dict[str, Any]:

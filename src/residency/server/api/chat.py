@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from residency.errors import ResidencyError
+from residency.inference.gone import unless_gone
 from residency.server.api.errors import envelope, sentence
 from residency.server.api.job_requests import Metadata
 from residency.server.api.server import Caller, Inferrer
@@ -26,6 +27,8 @@ from residency.server.names import Target, resolve
 router = APIRouter(tags=["chat"], route_class=StrictRoute)
 
 MOST_CHOICES = 128
+CLIENT_GONE = 499
+"""For the figures in /metrics: nobody reads this answer."""
 
 
 class Generation(BaseModel):
@@ -72,13 +75,15 @@ class CompletionRequest(Generation):
 
 
 @router.post("/chat/completions", responses={200: {"content": {"text/event-stream": {}}}})
-async def create_chat_completion(caller: Inferrer, body: ChatRequest) -> Response:
-    return await generate(caller, "/chat/completions", body, "chatcmpl-")
+async def create_chat_completion(caller: Inferrer, request: Request, body: ChatRequest) -> Response:
+    answer = await unless_gone(request.receive, generate(caller, "/chat/completions", body, "chatcmpl-"))
+    return answer or Response(status_code=CLIENT_GONE)
 
 
 @router.post("/completions", responses={200: {"content": {"text/event-stream": {}}}})
-async def create_completion(caller: Inferrer, body: CompletionRequest) -> Response:
-    return await generate(caller, "/completions", body, "cmpl-")
+async def create_completion(caller: Inferrer, request: Request, body: CompletionRequest) -> Response:
+    answer = await unless_gone(request.receive, generate(caller, "/completions", body, "cmpl-"))
+    return answer or Response(status_code=CLIENT_GONE)
 
 
 async def generate(caller: Caller, path: str, body: Generation, prefix: str) -> Response:
