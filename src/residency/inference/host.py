@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
@@ -23,6 +24,7 @@ from residency.inference.model import load_base
 from residency.inference.problems import TOO_MANY
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 LANGUAGES = 32
 """Tokenizers that one base's adapters may have in memory."""
 
@@ -121,9 +123,11 @@ class Host:
     async def _load(self, base: str) -> Loaded:
         while len(self.loaded) >= self.settings.bases:
             await self._drop_one()
-        loaded = await asyncio.to_thread(self._open, base)
-        self.loaded[base] = loaded
-        return loaded
+        return await to_its_end(self._keep(base))
+
+    async def _keep(self, base: str) -> Loaded:
+        self.loaded[base] = await asyncio.to_thread(self._open, base)
+        return self.loaded[base]
 
     async def _drop_one(self) -> None:
         """Waits until one of the bases is used by nobody; the one used longest ago goes first."""
@@ -133,9 +137,12 @@ class Host:
             if idle is not None:
                 break
             await self._left.wait()
-        await asyncio.to_thread(self.loaded.pop(idle).decoder.stop)
+        await to_its_end(self._drop(idle))
+
+    async def _drop(self, base: str) -> None:
+        await asyncio.to_thread(self.loaded.pop(base).decoder.stop)
         release_memory()
-        log.info("unloaded %s", idle)
+        log.info("unloaded %s", base)
 
     def _open(self, base: str) -> Loaded:
         model = Model(id=base)
@@ -146,3 +153,13 @@ class Host:
         log.info("loaded %s: context %d tokens, room for %d tokens", base, batch.context_tokens, batch.cache_tokens)
         decoder = Decoder(batch, self.settings.max_waiting, self._on_device_lost)
         return Loaded(model, decoder, [] if ends is None else [ends] if isinstance(ends, int) else list(ends))
+
+
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Also where whoever waits for it goes away: a thread cannot be stopped, and what it has loaded must be known."""
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
