@@ -106,9 +106,6 @@ class Batch:
     def _admit(self) -> None:
         while self.waiting and len(self.rows) < self.limits.rows:
             row = self.waiting[0]
-            if row.finished:
-                self.waiting.popleft()
-                continue
             while self._kept and self._held(row) > self.cache_tokens:
                 self._kept.popleft()
             if self.rows and self._held(row) > self.cache_tokens:
@@ -153,6 +150,8 @@ class Batch:
             if row.finished:
                 self.counts.completion_tokens += row.generated
         self.rows = [row for row in self.rows if not row.finished]
+        for row in [row for row in tuple(self.waiting) if row.finished]:  # their clients have gone away
+            self.waiting.remove(row)
         while self._kept and self._held() > self.cache_tokens:
             self._kept.popleft()
         while self._held() > self.cache_tokens and len(self.rows) > 1:

@@ -115,6 +115,17 @@ def test_rows_that_nobody_waits_for_make_room(decoder: Decoder) -> None:
     assert decoder.batch.idle
 
 
+def test_rows_that_nobody_waits_for_keep_no_place_in_the_queue(decoder: Decoder) -> None:
+    rows = [Asking(LANGUAGE, [5, 6, 7], max_new_tokens=480, logit_bias={TOKENIZER.eos_token_id: -100}).row
+            for _ in range(6)]  # fmt: skip
+    decoder.submit(rows)
+    wait_for(lambda: len(decoder.batch.rows) == 2)
+    for row in rows[2:]:
+        row.finished = True
+    wait_for(lambda: not decoder.batch.waiting)
+    assert decoder.batch.rows == rows[:2]
+
+
 def test_stopping_tells_whoever_waits(model_folder: Path) -> None:
     decoder = Decoder(make_batch(model_folder), 4, lambda: None)
     one = Asking(LANGUAGE, [5, 6, 7], max_new_tokens=480)
