@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Annotated, Literal, NotRequired, TypeAlias
 
 from fastapi import APIRouter, Form, Query, UploadFile
@@ -86,8 +86,10 @@ def check_name(name: str, purpose: str) -> None:
 
 
 def store(caller: Caller, source: IO[bytes] | Iterator[bytes], name: str, purpose: str, *,
-          expires_after: int | None = None, most_bytes: int | None = None) -> File:  # fmt: skip
-    """First the bytes, then the row: a row without its file is never seen."""
+          expires_after: int | None = None, most_bytes: int | None = None,
+          also: Callable[[Session, File], None] = lambda session, file: None) -> File:  # fmt: skip
+    """First the bytes, then the row: a row without its file is never seen. `also` is done in the row's transaction;
+    where it refuses, nothing is stored."""
     file = File(project_id=caller.project_id, filename=name, purpose=purpose, bytes=0)
     file.expires_at = file.created_at + expires_after if expires_after else None
     server = caller.server
@@ -95,7 +97,8 @@ def store(caller: Caller, source: IO[bytes] | Iterator[bytes], name: str, purpos
     try:
         with caller.write() as session:
             session.add(file)
-    except ResourceError as error:
+            also(session, file)
+    except (RequestError, ResourceError) as error:
         if error.code != "database_unavailable":  # where the connection broke, the row may have been written
             server.storage.delete(file.id)
         raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Annotated, Literal, NotRequired
 
 from fastapi import APIRouter, Path, UploadFile
@@ -115,22 +116,37 @@ def create_part(caller: Trainer, upload_id: UploadId, data: UploadFile) -> PartO
 
 @router.post("/uploads/{upload_id}/complete")
 def complete_upload(caller: Trainer, upload_id: UploadId, body: Completion) -> UploadObject:
-    """Joins the parts into a file. Asked a second time, as after a lost answer, it gives the same file."""
+    """Joins the parts into a file. Asked twice, as after a lost answer, it gives the same file."""
+    try:
+        join(caller, upload_id, body)
+    except RequestError:
+        with caller.read() as session:
+            if find_upload(caller, session, upload_id).status != "completed":
+                raise  # else the other call was faster
     with caller.read() as session:
         upload = find_upload(caller, session, upload_id)
-        if upload.status == "completed":
-            return shape(upload, session.scalar(select(File).where(File.id == upload.file_id)))
+        return shape(upload, session.scalar(select(File).where(File.id == upload.file_id)))
+
+
+def join(caller: Caller, upload_id: str, body: Completion) -> None:
+    with caller.read() as session:
+        upload = find_upload(caller, session, upload_id)
         require_pending(upload)
         parts = in_order(session, upload, body.part_ids)
-    file = files.store(
+    files.store(
         caller, joined(caller, parts, body.md5), upload.filename, upload.purpose,
-        expires_after=upload.file_expires_after, most_bytes=upload.bytes,
+        expires_after=upload.file_expires_after, most_bytes=upload.bytes, also=partial(complete, caller, upload_id),
     )  # fmt: skip
-    with caller.write() as session:
-        upload = find_upload(caller, session, upload_id)
-        upload.status, upload.file_id = "completed", file.id
     drop_parts(caller, upload_id)
-    return shape(upload, file)
+
+
+def complete(caller: Caller, upload_id: str, session: Session, file: File) -> None:
+    """Raises RequestError where the upload has been completed or cancelled since."""
+    upload = find_upload(caller, session, upload_id)
+    session.refresh(upload, with_for_update=True)
+    if upload.status != "pending":
+        raise RequestError(f"this upload is {upload.status}", param="upload_id")
+    upload.status, upload.file_id = "completed", file.id
 
 
 @router.post("/uploads/{upload_id}/cancel")

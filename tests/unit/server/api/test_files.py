@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import openai as sdk
@@ -99,6 +101,20 @@ def test_an_upload_is_completed_in_the_order_the_client_names(openai: OpenAI) ->
     assert again.file == done.file
     with pytest.raises(sdk.BadRequestError, match="completed"):
         openai.uploads.parts.create(upload.id, data=b"ef")
+
+
+def test_an_upload_that_is_completed_twice_at_a_time_makes_one_file(openai: OpenAI) -> None:
+    data = random.Random(0).randbytes(2**20)
+    upload = openai.uploads.create(
+        bytes=32 * len(data), filename="a.jsonl", mime_type="text/jsonl", purpose="fine-tune"
+    )
+    parts = [openai.uploads.parts.create(upload.id, data=data).id for _ in range(32)]
+    with ThreadPoolExecutor(3) as pool:
+        done = list(pool.map(lambda _: openai.uploads.complete(upload.id, part_ids=parts).file, range(3)))
+    assert len(openai.files.list().data) == 1
+    assert done[0] is not None
+    assert done[0] == done[1] == done[2]
+    assert openai.files.content(done[0].id).read() == 32 * data
 
 
 def test_an_upload_that_does_not_add_up_makes_no_file(openai: OpenAI) -> None:
