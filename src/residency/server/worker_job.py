@@ -97,8 +97,9 @@ def begin(attempt: Attempt) -> None:
 def make_room(desk: Desk) -> None:
     """On a GPU the models that answer questions give their memory to training; they come back when they are asked."""
     if desk.leased_device and desk.device != "cpu":
-        with suppress(httpx.HTTPError):  # where no inference process runs, there is nothing to unload
-            Inference(desk.settings.inference_url).waiting.post("/unload", json={})
+        # where no inference process runs, there is nothing to unload
+        with Inference(desk.settings.inference_url) as inference, suppress(httpx.HTTPError):
+            inference.waiting.post("/unload", json={})
 
 
 def base_of_its_own(attempt: Attempt) -> dict[str, str]:

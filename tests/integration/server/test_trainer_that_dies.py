@@ -94,18 +94,24 @@ def test_on_a_gpu_inference_makes_room_for_training(home: Home) -> None:
     asked: list[str] = []
 
     class Answer(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
         def do_POST(self) -> None:  # the library's name
             asked.append(self.path)
             self.send_response(200)
+            self.send_header("content-length", "0")
             self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:
             """Says nothing."""
 
     with HTTPServer(("127.0.0.1", 0), Answer) as server:
-        threading.Thread(target=server.handle_request).start()
+        answering = threading.Thread(target=server.handle_request, daemon=True)
+        answering.start()
         settings = replace(home.settings, inference=f"http://127.0.0.1:{server.server_port}")
         desk: Desk = replace(home.desk(), settings=settings, program=TRAINER)
         make_room(desk)
         make_room(replace(desk, device="cuda:0"))
+        answering.join(10)
+        assert not answering.is_alive(), "the connection is left open"
     assert asked == ["/unload"], "a processor's memory is shared as it is"
