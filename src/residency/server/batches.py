@@ -120,16 +120,18 @@ def read_request(line: bytes, endpoint: str, number: int) -> Request:
 
 def ask_all(desk: Desk, batch: Batch, requests: list[Request], folder: Path, beating: Pulse) -> bool:
     """Answers what is not answered yet; false where it was stopped before the end."""
-    answered = {one["custom_id"] for one in answers(folder)}
+    found = answers(folder)
+    answered, counts = {one["custom_id"] for one in found}, counted(found, len(requests))
     left = (request for request in requests if request.custom_id not in answered)
-    tell(desk, batch, folder, len(requests))
+    tell(desk, batch, counts)
     with Inference(desk.settings.inference_url) as inference, ThreadPoolExecutor(AT_ONCE) as pool:
         while block := list(islice(left, AT_ONCE)):
             if beating.lost or beating.wanted or desk.stopping.is_set():
                 return False
             for answer in pool.map(lambda request: ask(desk, batch, inference, request), block):
                 durable.append_line(folder / "answers.jsonl", json.dumps(answer, ensure_ascii=False))
-            tell(desk, batch, folder, len(requests))
+                counts["failed" if failed(answer) else "completed"] += 1
+            tell(desk, batch, counts)
     return True
 
 
@@ -159,10 +161,9 @@ def failed(answer: dict[str, Any]) -> bool:
     return bool(answer["response"]["status_code"] != 200)
 
 
-def tell(desk: Desk, batch: Batch, folder: Path, total: int) -> None:
+def tell(desk: Desk, batch: Batch, counts: dict[str, int]) -> None:
     with desk.database.write() as session:
-        keep(session, batch, status="in_progress", started_at=batch.started_at or time.time(),
-             counts=counted(answers(folder), total))  # fmt: skip
+        keep(session, batch, status="in_progress", started_at=batch.started_at or time.time(), counts=counts)
 
 
 def counted(answers: list[dict[str, Any]], total: int) -> dict[str, int]:

@@ -275,6 +275,7 @@ def test_a_batch_that_is_taken_over_asks_nothing_twice(desk: Desk) -> None:
     found = answers(desk, batch.output_file_id)
     assert found["a"]["body"] == "from before"
     assert found["b"]["body"]["choices"][0]["message"]["content"] == "world"
+    assert batch.counts == {"total": 2, "completed": 2, "failed": 0}
     assert not folder.exists()
 
 
