@@ -41,7 +41,7 @@ class AskedFunction(Part):
     def _are_an_object(cls, text: str) -> str:
         try:
             value = json.loads(text or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):
             raise ValueError("expected a JSON object as text")

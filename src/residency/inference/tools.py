@@ -124,7 +124,7 @@ def _json_at(text: str, place: int) -> tuple[Any, int]:
         place += 1
     try:
         value, end = DECODER.raw_decode(text, place)
-    except ValueError:
+    except (ValueError, RecursionError):  # a model that repeats itself opens brackets without end
         return None, place
     return value, end
 

@@ -281,6 +281,13 @@ def test_null_means_the_default_and_unknown_fields_are_ignored(asked: Any) -> No
     assert "choices" in asked(max_tokens=1, **body)
 
 
+def test_a_call_whose_arguments_are_nested_without_end_is_refused_by_name(asked: Any) -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "light", "arguments": "[" * 5000}}
+    refused = asked(messages=[*ASK, {"role": "assistant", "tool_calls": [call]}])["error"]
+    assert refused["param"] == "messages[1].tool_calls[0].function.arguments"
+    assert "expected a JSON object as text" in refused["message"]
+
+
 def test_an_answer_of_the_model_can_be_sent_back(asked: Any) -> None:
     call = asked(tools=[LIGHT], tool_choice="required", parallel_tool_calls=False, max_tokens=200)
     message = call["choices"][0]["message"]

@@ -99,6 +99,14 @@ def test_what_is_no_call_of_an_offered_function_stays_text(name: str, text: str)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_brackets_without_end_are_no_call(name: str) -> None:
+    shape = learn_calls(template_of(name))
+    assert shape is not None
+    text = shape.mark + "[" * 5000
+    assert find_calls(text, shape, NAMES) == (text, [])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_no_part_of_a_call_is_streamed_as_text(name: str) -> None:
     template = template_of(name)
     shape = learn_calls(template)
