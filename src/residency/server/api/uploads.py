@@ -109,8 +109,13 @@ def create_part(caller: Trainer, upload_id: UploadId, data: UploadFile) -> PartO
         require_pending(find_upload(caller, session, upload_id))
     part = UploadPart(upload_id=upload_id, bytes=0)
     part.bytes = caller.server.storage.write(part.id, data.file, most_bytes=PART_BYTES)
-    with caller.write() as session:
-        session.add(part)
+    try:
+        with caller.write() as session:
+            require_pending(locked(caller, session, upload_id))
+            session.add(part)
+    except RequestError:  # the upload has ended meanwhile
+        caller.server.storage.delete(part.id)
+        raise
     return {"id": part.id, "object": "upload.part", "created_at": int(part.created_at), "upload_id": upload_id}
 
 
@@ -142,8 +147,7 @@ def join(caller: Caller, upload_id: str, body: Completion) -> None:
 
 def complete(caller: Caller, upload_id: str, session: Session, file: File) -> None:
     """Raises RequestError where the upload has been completed or cancelled since."""
-    upload = find_upload(caller, session, upload_id)
-    session.refresh(upload, with_for_update=True)
+    upload = locked(caller, session, upload_id)
     if upload.status != "pending":
         raise RequestError(f"this upload is {upload.status}", param="upload_id")
     upload.status, upload.file_id = "completed", file.id
@@ -152,7 +156,7 @@ def complete(caller: Caller, upload_id: str, session: Session, file: File) -> No
 @router.post("/uploads/{upload_id}/cancel")
 def cancel_upload(caller: Trainer, upload_id: UploadId) -> UploadObject:
     with caller.write() as session:
-        upload = find_upload(caller, session, upload_id)
+        upload = locked(caller, session, upload_id)
         if upload.status == "completed":
             raise RequestError("a completed upload cannot be cancelled; delete its file instead", param="upload_id")
         upload.status = "cancelled"
@@ -162,6 +166,13 @@ def cancel_upload(caller: Trainer, upload_id: UploadId) -> UploadObject:
 
 def find_upload(caller: Caller, session: Session, id: str) -> Upload:
     return caller.find(session, Upload, id, "No such Upload object", param="upload_id")
+
+
+def locked(caller: Caller, session: Session, id: str) -> Upload:
+    """As it stands now, and nobody else changes it before this transaction is over."""
+    upload = find_upload(caller, session, id)
+    session.refresh(upload, with_for_update=True)
+    return upload
 
 
 def require_pending(upload: Upload) -> None:

@@ -7,6 +7,7 @@ import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import openai as sdk
 import pytest
@@ -135,3 +136,20 @@ def test_a_cancelled_upload_takes_no_more(openai: OpenAI) -> None:
     assert openai.uploads.cancel(upload.id).status == "cancelled"
     with pytest.raises(sdk.BadRequestError, match="cancelled"):
         openai.uploads.complete(upload.id, part_ids=[])
+
+
+def test_a_part_that_arrives_while_its_upload_is_cancelled_is_not_kept(
+    openai: OpenAI, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = openai.uploads.create(bytes=4, filename="a.jsonl", mime_type="text/jsonl", purpose="fine-tune")
+    write, kept = server.storage.write, set(server.storage.system.ls(server.storage.root))
+
+    def cancel_and_write(*arguments: Any, **options: Any) -> int:
+        openai.uploads.cancel(upload.id)
+        return write(*arguments, **options)
+
+    monkeypatch.setattr(server.storage, "write", cancel_and_write)
+    with pytest.raises(sdk.BadRequestError, match="cancelled"):
+        openai.uploads.parts.create(upload.id, data=b"abcd")
+    server.storage.system.invalidate_cache()
+    assert set(server.storage.system.ls(server.storage.root)) == kept
