@@ -157,7 +157,9 @@ def put_training(ledger: Ledger) -> None:
     whole, at_once = ledger.whole("global_batch_size"), ledger.left.get("micro_batch_size")
     if whole:
         ledger.carry("global_batch_size", "train.batch_size", whole)
-        ledger.note("no_effect", "micro_batch_size", f"{ledger.take('micro_batch_size') or 1} rows pass at once there")
+        ledger.note(
+            "no_effect", "micro_batch_size", f"rows that pass at once there: {ledger.take('micro_batch_size') or 1}"
+        )
     else:
         training.batch_size(ledger, ("micro_batch_size", 1))
     strategy = ledger.take("batching_strategy")

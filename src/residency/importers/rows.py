@@ -46,4 +46,4 @@ def put_held_out(ledger: Ledger, key: str, size: float | None) -> None:
         ledger.carry(key, "data.eval", f"{size:.4%}".rstrip("%").rstrip("0").rstrip(".") + "%")
     else:
         ledger.put("data.eval", "10%")
-        ledger.note("differs", key, f"{size:g} rows become data.eval: 10%; set the share that they are of yours")
+        ledger.note("differs", key, f"a number of rows becomes data.eval: 10%; set the share that {size:g} is of yours")

@@ -87,7 +87,7 @@ def warmup(ledger: Ledger, default: float) -> None:
         key, share = "warmup_steps", steps if steps < 1 else steps / total if total else None
     if share is None:
         ledger.put("train.warmup_share", 0.03)
-        ledger.note("differs", key, f"a warm-up of {steps:g} steps becomes train.warmup_share: 0.03, as a share cannot "
+        ledger.note("differs", key, f"a warm-up by steps becomes train.warmup_share: 0.03, as a share cannot "
                     f"be told without the data; set it to {steps:g} divided by all steps (at most "
                     f"{LONGEST_WARMUP_STEPS} steps are taken)")  # fmt: skip
     elif not 0 <= share < 1:
