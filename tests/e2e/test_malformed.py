@@ -145,7 +145,7 @@ FILES: dict[str, tuple[str, bytes | None, str]] = {
     "Parquet that is none": ("data.parquet", b"PAR1 no", "cannot be read as Parquet"),
     "CSV without a header": ("data.csv", b"red,fire\ngreen,grass\n", r"data.csv:2: is of no known format"),
     "CSV with a header only": ("data.csv", b"prompt,completion\n", "data.csv is empty"),
-    "CSV with a short row": ("data.csv", b"prompt,completion\nred\n", "data.csv:2: has 1 cells; the header has 2"),
+    "CSV with a short row": ("data.csv", b"prompt,completion\nred\n", "data.csv:2: has 1 cell; the header has 2"),
     "CSV with an open quote": ("data.csv", b'prompt,completion\nred,"fire\n', "data.csv:2: is not valid CSV"),
     "mixed formats": (
         "data.jsonl",

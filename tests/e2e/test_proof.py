@@ -98,7 +98,7 @@ def test_anchors_of_the_task_are_left_out_and_that_is_said(project: Path, tiny_m
     write_rows(project / "train.jsonl", rows(40) + more)
     run = train(project, tiny_model, retention={"anchors": 8})
     assert run.read("retention.json", RetentionResult).left_out == [own["content"]]
-    assert "were left out" in (run / "report.html").read_text()
+    assert "no anchors, because they share words with the task: 1 general prompt" in (run / "report.html").read_text()
     assert any(event.kind == "anchors_left_out" for event in run.events())
 
 
