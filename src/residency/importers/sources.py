@@ -52,5 +52,5 @@ def is_rows(path: str) -> bool:
 
 def hub(name: str, split: str | None = None) -> tuple[str, str | None]:
     """Our name of a Hub dataset, and what of the split cannot be said in it: a slice such as `train[:10%]`."""
-    whole, cut = re.fullmatch(r"([^\[]*)(\[.*\])?", split or "train").groups()  # type: ignore[union-attr]
-    return f"hub:{name}" + (f":{whole}" if whole and whole != "train" else ""), cut
+    whole, bracket, rest = (split or "train").partition("[")
+    return f"hub:{name}" + (f":{whole}" if whole and whole != "train" else ""), bracket + rest or None

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from residency.config.model import ResolvedConfig, RunConfig, Train
+from residency.config.model import Lora, ResolvedConfig, RunConfig, Train
 from residency.errors import ConfigError
 from residency.server.database.tables import Job
 from residency.server.job_settings import mapping_said, resolved_method, run_config, unknown_hyperparameters
@@ -51,7 +51,8 @@ def test_what_is_asked_for_is_done() -> None:
     run = config(n_epochs=5, batch_size=2, learning_rate_multiplier=1.8, lora_rank=4)
     assert (run.train.epochs, run.train.batch_size, run.train.learning_rate_multiplier) == (5, 2, 1.8)
     assert run.train.patience is None, "so many epochs were asked for"
-    assert run.adapter.rank == 4  # type: ignore[union-attr]
+    assert isinstance(run.adapter, Lora)
+    assert run.adapter.rank == 4
 
 
 def test_checkpoints_and_held_out_losses_fall_on_the_ends_of_epochs() -> None:
