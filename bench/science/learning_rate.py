@@ -51,7 +51,7 @@ from residency.models.load import load_model, load_tokenizer, versions
 from residency.records import RunFolder
 from residency.search import arms
 from residency.search.arms import Arm, score, train_step
-from residency.search.halving import AGAIN, APART, MARKS, Search, new_arm, search_side_by_side
+from residency.search.halving import AGAIN, APART, MARKS, MATTERS, Search, new_arm, search_side_by_side
 from residency.search.ladder import ladder
 from residency.search.race import search_one_by_one
 
@@ -123,7 +123,7 @@ def rule(kind: str) -> dict[str, Any]:
     """What a search's result depends on beside the data: one that another rule made is made again."""
     found = {"marks": [list(one) for one in MARKS], "diverged_at_times_the_start": EXPLODED,
              "cool_down_shares": [arms.COOL_DOWN_SHARE, arms.LONGEST_COOL_DOWN_SHARE]}  # fmt: skip
-    return found if kind == "full" else found | {"mean_share": arms.MEAN_SHARE, "again_and_apart": [AGAIN, APART]}
+    return found if kind == "full" else found | {"mean_share": arms.MEAN_SHARE, "last_two": [AGAIN, APART, MATTERS]}
 
 
 def is_by_the_rule(name: str, cell: dict[str, Any]) -> bool:

@@ -98,7 +98,7 @@ class RoundedProduct(torch.autograd.Function):
 
 
 def gradient(
-    model: Any, linears: dict[str, nn.Linear], rows: list[Rendered], how: tuple[Rounding, Rounding, Rounding]
+    model: Any, linears: dict[str, Any], rows: list[Rendered], how: tuple[Rounding, Rounding, Rounding]
 ) -> tuple[torch.Tensor, float]:
     """The adapters' gradient as one vector, and the mean loss in nats."""
     torch.manual_seed(0)
@@ -108,13 +108,13 @@ def gradient(
         b = (torch.randn(one.out_features, RANK) * 0.01).requires_grad_()
         adapters += [a, b]
         weight = one.weight.detach()
-        one.forward = lambda x, w=weight, a=a, b=b: RoundedProduct.apply(x, w, how) + x @ a.T @ b.T  # type: ignore[method-assign]
+        one.forward = lambda x, w=weight, a=a, b=b: RoundedProduct.apply(x, w, how) + x @ a.T @ b.T
     total, tokens = 0.0, 0
     for row in rows:
         ids, trained = torch.from_numpy(row.input_ids).long(), torch.from_numpy(row.trained)
         logits = model(input_ids=ids[None]).logits[0, :-1]
         loss = cross_entropy(logits[trained[1:]], ids[1:][trained[1:]], reduction="sum")
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         total, tokens = total + float(loss.detach()), tokens + int(trained.sum())
     return torch.cat([one.grad.flatten() for one in adapters if one.grad is not None]), round(total / tokens, 4)
 

@@ -8,7 +8,7 @@ end, whatever a search would do with it. At the marks each is scored as it is, c
 the mean of its weights over the last 10, 25 and 50 % of its steps, on a copy. Parts that the file has are not made
 again. Then it prints how often the best few at a mark have one among them that ends within 1 % of the best; and for
 each rule in how many parts its choice does, the worst, and the steps trained in runs (cool-downs are not counted). Made
-for a GPU: 40 s a part on an H200 that four of them share.
+for a GPU: 30 to 40 s a part on an H200 that three to five of them share.
 """
 
 from __future__ import annotations

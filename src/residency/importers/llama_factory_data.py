@@ -112,8 +112,8 @@ def put_format(ledger: Ledger, key: str, info: Mapping[str, Any], stage: str) ->
     if formatting == "alpaca":
         return alpaca(ledger, key, columns)
     messages = columns.get("messages", "conversations" if not columns else None)
-    tags = info.get("tags") if isinstance(info.get("tags"), Mapping) else TAGS
-    return conversation(ledger, key, str(messages), tags)  # type: ignore[arg-type]
+    tags = info.get("tags")
+    return conversation(ledger, key, str(messages), tags if isinstance(tags, Mapping) else TAGS)
 
 
 def alpaca(ledger: Ledger, key: str, columns: Mapping[str, Any]) -> str | None:

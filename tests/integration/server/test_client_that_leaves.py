@@ -32,7 +32,7 @@ MUCH_WORK: Any = {"n": 128, "max_tokens": 450, "logit_bias": {END: -100}}
 @pytest.fixture(scope="module")
 def inference() -> Iterator[str]:
     settings = InferenceSettings(torch.float32, torch.device("cpu"), max_waiting=200, limits=Limits(cache_tokens=4000))
-    with served(app_for(Host(settings, lambda: None))) as url:  # type: ignore[arg-type]
+    with served(app_for(Host(settings, lambda: None))) as url:
         yield url
 
 

@@ -34,8 +34,10 @@ OTHERS = rows_with_a_shared_start(40)[24:]
 """Random as they are, training teaches nothing of them, and neither rate is the better one."""
 
 
-def new_search(folder: Path, *, held_out: list[Rendered] = OTHERS, shared: bool = True, **changes: Any) -> Search:
-    engine = Engine(tiny_llama(), micro_batch_tokens=200, speed=Speed(shared=shared))
+def new_search(
+    folder: Path, *, held_out: list[Rendered] = OTHERS, shared: bool = True, fused: bool = False, **changes: Any
+) -> Search:
+    engine = Engine(tiny_llama(), micro_batch_tokens=200, speed=Speed(shared=shared, fused=fused))
     settings = Train.model_validate({
         "epochs": 100.0, "max_steps": STEPS, "batch_size": 4, "micro_batch_tokens": 200, "learning_rate": 1e-3,
         "eval_every_steps": 5, "save_every_steps": 5, "patience": None,
@@ -59,8 +61,10 @@ def scores_of(search: Search) -> list[dict[int, float | None]]:
 
 
 @pytest.mark.usefixtures("all_matters")
-def test_two_that_are_too_near_to_tell_are_both_carried_to_their_ends(tmp_path: Path) -> None:
-    search = new_search(tmp_path)
+@pytest.mark.parametrize("fused", [False, True])
+def test_two_that_are_too_near_to_tell_are_both_carried_to_their_ends(tmp_path: Path, fused: bool) -> None:
+    """In fused passes too, as on a GPU."""
+    search = new_search(tmp_path, fused=fused)
     winner = search_side_by_side(search, RATES)
     assert [sorted(scores) for scores in scores_of(search)] == [[15, 23, STEPS]] * 2
     assert winner.name == min(search.fates, key=lambda name: search.fates[name].scores[STEPS] or 0.0)
